@@ -34,7 +34,12 @@ def execute(path: Path, first_on_path: Path | None = None, timeout: int = 300, e
     if first_on_path is not None:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(first_on_path), os.environ.get("PYTHONPATH", "")]))
     client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=ERROR"],
     )
     try:
         client.execute(env=env)

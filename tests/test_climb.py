@@ -1,0 +1,190 @@
+"""The command `climb`: what it prints, saves and returns, on the digits in force and on bad requests."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pixels_to_resnet import climb, pixel_similarity
+from pixels_to_resnet.data import Digits, DigitSplits
+from pixels_to_resnet.idx import IDX_FILES, idx_bytes
+
+BIN = Path(sys.executable).parent
+
+
+def call(tmp_path: Path, *words: str, rungs: tuple[climb.Rung, ...] = climb.RUNGS) -> int:
+    """`climb` with `words`, in this process, on the CPU, into a folder of its own."""
+    return climb.main([*words, "--quiet", "--device", "cpu", "--out", str(tmp_path / "out")], rungs)
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One real run of the console script with --json and --check."""
+    out = tmp_path_factory.mktemp("climb") / "a folder" / "out"
+    command = [str(BIN / "climb"), "--json", "--check", "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300), out
+
+
+def test_the_console_script_prints_only_json_and_saves_the_same(climbed: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, out = climbed
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert (out / "scoreboard.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in out.iterdir()) == ["report.json", "scoreboard.png"]
+
+
+def test_the_report_says_what_it_was_made_from(climbed: tuple[subprocess.CompletedProcess[str], Path], data_in_force: str) -> None:
+    report = json.loads(climbed[0].stdout)
+    data = report["data"]["mnist_sample"]
+    assert data["name"] == {"mnist": "MNIST", "standin": "stand-in"}[data_in_force]
+    assert (data["n_train"], data["n_valid"]) == (12396, 2038)
+    assert all(len(data["checksum"][part]) == 16 for part in ("train", "valid"))
+    assert set(report["versions"]) == {"pixels_to_resnet", "python", "torch", "numpy"}
+    assert report["seed"] == 0 and report["device"]["type"] in ("cpu", "cuda", "mps")
+    rung = report["rungs"][0]
+    assert rung["n_parameters"] == 2 * 784 and rung["within_band"] is True
+    assert rung["seconds"]["fit"] > 0 and rung["images_per_second"] > 0
+
+
+def test_the_published_numbers(climbed: tuple[subprocess.CompletedProcess[str], Path], data_in_force: str) -> None:
+    rung = json.loads(climbed[0].stdout)["rungs"][0]
+    found = rung["accuracy_by_class"]["3"], rung["accuracy_by_class"]["7"], rung["mean_of_classes"]
+    if data_in_force == "mnist":
+        assert tuple(round(share, 4) for share in found) == (0.9168, 0.9854, 0.9511)
+        assert round(rung["accuracy"] * 2038) == 1939
+    else:
+        assert 0.75 < found[0] < 0.81 and 0.94 < found[1] < 1 and 0.85 < found[2] < 0.91
+
+
+def test_a_second_run_gives_the_same_report_but_for_the_clock(climbed: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path) -> None:
+    assert call(tmp_path) == 0
+    again, first = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")), json.loads(climbed[0].stdout)
+    for report in (again, first):
+        report.pop("finished")
+        report.pop("device")
+        for rung in report["rungs"]:
+            rung.pop("seconds")
+            rung.pop("images_per_second")
+    assert again == first
+
+
+def test_python_m_works_and_lists_the_rungs() -> None:
+    done = subprocess.run([sys.executable, "-m", "pixels_to_resnet.climb", "--list"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [rung.name for rung in climb.RUNGS]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from pixels_to_resnet.climb import make_parser; make_parser().format_help();"
+        "print(sorted({'torch', 'numpy', 'matplotlib', 'fastai', 'sklearn', 'tqdm'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.strip() == "[]"
+
+
+BAD_REQUESTS = {
+    "an unknown rung": (["--rungs", "resnet_9000"], "There is no rung 'resnet_9000'; choose from pixel_similarity."),
+    "a GPU that is not there": (["--device", "cuda"], "PyTorch finds no cuda device here"),
+    "an IDX folder that is not there": (["--data", "mnist"], "does not exist"),
+}
+
+
+@pytest.mark.parametrize("words, sentence", BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+def test_a_bad_request_gets_one_sentence_and_status_2(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("FASTAI_HOME", str(tmp_path / "fastai"))
+    monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(tmp_path / "nowhere"))
+    assert climb.main([*words, "--quiet", "--out", str(tmp_path / "out")]) == 2
+    said = capfd.readouterr()
+    assert said.out == "" and said.err.startswith("climb: ") and said.err.count("\n") == 1 and sentence in said.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["--epochs", "0"], ["--epochs", "many"], ["--data", "cifar"], ["--device", "abacus"], ["--no-such-flag"]])
+def test_a_word_the_parser_does_not_know_is_refused(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        climb.main(words)
+    assert refused.value.code == 2 and "climb: error:" in capfd.readouterr().err
+
+
+def test_an_output_folder_that_is_a_file_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("precious")
+    assert call(tmp_path) == 2
+    said = capfd.readouterr().err
+    assert str(tmp_path / "out") in said and "Traceback" not in said
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_check_rejects_a_result_outside_its_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def fit_spoiled(train: object, epochs: int | None, seed: int) -> pixel_similarity.PixelSimilarity:
+        model = pixel_similarity.fit_pixel_similarity(train, epochs, seed)
+        model.classes = model.classes[::-1]
+        return model
+
+    monkeypatch.setattr(pixel_similarity, "fit_spoiled", fit_spoiled, raising=False)
+    spoiled = climb.Rung("spoiled", "classes swapped", "mnist_sample", "pixel_similarity:fit_spoiled", climb.RUNGS[0].bands)
+    assert call(tmp_path, "--check", rungs=(*climb.RUNGS, spoiled)) == 1
+    said = capfd.readouterr()
+    assert "OUTSIDE" in said.out and "spoiled" in said.err and "pixel_similarity" not in said.err
+    assert call(tmp_path, rungs=(*climb.RUNGS, spoiled)) == 0
+
+
+def test_check_rejects_digits_for_which_nothing_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for (images, labels), n in zip(IDX_FILES.values(), (400, 100)):
+        (tmp_path / images).write_bytes(idx_bytes(rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)))
+        (tmp_path / labels).write_bytes(idx_bytes(np.arange(n, dtype=np.uint8) % 10))
+    monkeypatch.setenv("FASTAI_HOME", str(tmp_path / "fastai"))
+    monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(tmp_path))
+    assert call(tmp_path) == 0
+    assert "unknown digits" in capfd.readouterr().out
+    assert call(tmp_path, "--check") == 1
+
+
+def test_a_new_rung_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    line = climb.Rung("twin", "the same again", "mnist_png", "pixel_similarity:fit_pixel_similarity", {"MNIST": (0.66, 0.67), "stand-in": (0.6, 0.7)})
+    assert call(tmp_path, "--check", rungs=(*climb.RUNGS, line)) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [r["name"] for r in report["rungs"]] == ["pixel_similarity", "twin"]
+    assert report["data"]["mnist_png"]["n_valid"] == 10_000 and len(report["rungs"][1]["accuracy_by_class"]) == 10
+    assert "worst" in capfd.readouterr().out
+
+
+def test_examine_agrees_with_counting_by_hand() -> None:
+    images = torch.zeros(6, 28, 28, dtype=torch.uint8)
+    images[3:] = 255
+    digits = Digits(images, torch.tensor([3, 3, 3, 7, 7, 3]))
+    splits = DigitSplits(Digits(images[[0, 3]], torch.tensor([3, 7])), digits, "tiny", "here")
+    record, answers = climb.examine(climb.RUNGS[0], splits, torch.device("cpu"))
+    assert answers.tolist() == [3, 3, 3, 7, 7, 7]
+    assert record["accuracy"] == 5 / 6 and record["accuracy_by_class"] == {"3": 3 / 4, "7": 1.0}
+    assert record["band"] is None and record["within_band"] is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals work differently on Windows")
+def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = (
+        "import sys, time; from pixels_to_resnet import climb, pixel_similarity as p; fit = p.fit_pixel_similarity\n"
+        "def slow(*a, **k): print('fitting', flush=True); time.sleep(60); return fit(*a, **k)\n"
+        f"p.fit_pixel_similarity = slow; sys.exit(climb.main(['--quiet', '--out', {str(out)!r}]))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "fitting\n"
+    time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130 and "interrupted" in said and "Traceback" not in said
+    assert not out.exists()
