@@ -38,8 +38,10 @@ class PixelSimilarity(nn.Module):
         "Logits, (n, k)."
         return -torch.stack([self.distance(x, mean) for mean in self.means], dim=1)
 
-# %% ../nbs/01_pixel_similarity.ipynb #7521b165
-def fit_pixel_similarity(digits: Digits, epochs: int | None = None, seed: int = 0, distance: Distance = mean_absolute_difference) -> PixelSimilarity:
+# %% ../nbs/01_pixel_similarity.ipynb #71e94b6c
+def fit_pixel_similarity(
+    digits: Digits, epochs: int | None = None, seed: int = 0, distance: Distance = mean_absolute_difference
+) -> PixelSimilarity:
     """The model whose means are those of each class in `digits`, on the device of `digits`.
 
     `epochs` and `seed` belong to the signature that all rungs share; here nothing is repeated and nothing is random."""
