@@ -69,32 +69,33 @@ def checksum(digits: Digits) -> str:
     digest.update(digits.images.cpu().contiguous().numpy())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/00_data.ipynb #20e0d610
+# %% ../nbs/00_data.ipynb #6f279a62
 def read_folder(folder: str | Path) -> Digits:
     """The pictures in `folder`/label/*.png, class by class, sorted by file name; cached in `cache_folder()`.
 
-    Raises `DataError`, which names the file, for whatever is missing, damaged, not grey, or not 28 x 28."""
+    They are read again if a file was added, removed or renamed; a picture edited in place goes unnoticed: delete the
+    cache then. Raises `DataError`, which names the file, for whatever is missing, damaged, not grey, or not 28 x 28."""
     folder = Path(folder).resolve()
     try: stamp = sorted((c.name, c.stat().st_mtime_ns) for c in folder.iterdir() if c.is_dir())
     except OSError: list_png_folder(folder); raise
     def make() -> dict[str, np.ndarray]: return dict(zip(("images", "labels"), read_png_folder(folder)))
-    file = cache_folder() / "arrays" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.safetensors"
+    file = cache_folder() / "arrays" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     return Digits(**cached_arrays(file, f"{folder} {stamp}", make))
 
-# %% ../nbs/00_data.ipynb #3bc810c0
+# %% ../nbs/00_data.ipynb #8901a611
 def in_folder_order(images: np.ndarray, labels: np.ndarray, classes: Iterable[int] = range(10)) -> Digits:
     "The `classes` of an IDX pair, uint8 (n, 28, 28) and (n,), as `Digits` in the order of a folder of pictures."
     order = folder_order(labels, tuple(classes))
     return Digits(torch.from_numpy(images[order]), torch.from_numpy(labels[order].astype(np.int64)))
 
 def read_idx_folder(folder: str | Path, split: str = "train", classes: Iterable[int] = range(10)) -> Digits:
-    'The `classes` in the IDX files of `split`, "train" or "test", in `folder`. Raises `DataError`.'
+    'The `classes` in the IDX files of `split`, "train" or "test", in `folder`. Raises `DataError` for bad files.'
     return in_folder_order(*read_idx_pair(folder, split), classes)
 
-# %% ../nbs/00_data.ipynb #2a62218b
+# %% ../nbs/00_data.ipynb #b8b4b754
 @dataclass(frozen=True)
 class DigitSplits:
-    'Digits to learn from and digits to be examined on; `dataset` is "MNIST", "stand-in" or another name, `origin` where they were found.'
+    'Digits to learn from and digits to test on; `dataset` is "MNIST", "stand-in" or another name, `origin` where they were found.'
     train: Digits
     valid: Digits
     dataset: str

@@ -93,11 +93,12 @@ def _find(folder: Path, name: str) -> Path:
         if candidate.exists(): return candidate
     raise DataError(f"{folder / name} is missing, and so is {name}.gz; put all four IDX files in that folder.")
 
-# %% ../nbs/engine/01_idx.ipynb #fa413787
+# %% ../nbs/engine/01_idx.ipynb #ee14e677
 def read_idx_pair(folder: str | Path, split: str, n_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 (n, rows, columns), and labels, uint8 (n,), of `split` ("train" or "test") in a folder of IDX files.
 
     Raises `DataError` also where the two files hold different counts, or a label is not in 0..`n_classes` - 1."""
+    if split not in IDX_FILES: raise DataError(f"{split!r} is no part of an IDX data set; choose one of {', '.join(IDX_FILES)}.")
     image_file, label_file = (_find(Path(folder), name) for name in IDX_FILES[split])
     images, labels = read_idx(image_file, rank=3), read_idx(label_file, rank=1)
     if len(images) != len(labels):

@@ -13,7 +13,8 @@ from platformdirs import user_cache_dir
 from .idx import DataError
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'MNIST_COUNTS', 'Layout', 'find_fault', 'cache_folder', 'fastai_folder', 'folder_order']
+__all__ = ['LAYOUTS', 'MNIST_COUNTS', 'Layout', 'count_files', 'find_fault', 'expand', 'cache_folder', 'fastai_folder',
+           'folder_order']
 
 # %% ../nbs/engine/08_layouts.ipynb #72a0f663
 @dataclass(frozen=True)
@@ -32,29 +33,40 @@ MNIST_COUNTS = {
     "test": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
 }
 
-# %% ../nbs/engine/08_layouts.ipynb #e67378b5
+# %% ../nbs/engine/08_layouts.ipynb #575a2c86
+def count_files(folder: Path) -> int:
+    "How many files `folder` holds; hidden ones, which some systems add, do not count. 0 if there is no such folder."
+    return sum(not name.startswith(".") for name in os.listdir(folder)) if folder.is_dir() else 0
+
+# %% ../nbs/engine/08_layouts.ipynb #540445f7
 def find_fault(path: Path, layout: Layout) -> str | None:
     "What keeps the folder `path` from being complete, in half a sentence, or None: it has every class folder and every picture."
     for split, folder in layout.folders.items():
         for label in layout.classes:
             place = path / folder / str(label)
             if not place.is_dir(): return f"has no folder {place.relative_to(path).as_posix()}"
-            n = sum(not name.startswith(".") for name in os.listdir(place))
+            n = count_files(place)
             if n != MNIST_COUNTS[split][label]: return f"holds {n:,} files in {place.relative_to(path).as_posix()}, not {MNIST_COUNTS[split][label]:,}"
     return None
 
-# %% ../nbs/engine/08_layouts.ipynb #fec553e2
+# %% ../nbs/engine/08_layouts.ipynb #46c71571
+def expand(place: str) -> Path:
+    "`place` with ~ for the user's home folder. Raises `DataError` if there is no such user."
+    try: return Path(place).expanduser()
+    except RuntimeError: raise DataError(f"{place} cannot be used because its home folder is not known; write the path in full.") from None
+
+# %% ../nbs/engine/08_layouts.ipynb #e02b8031
 def cache_folder() -> Path:
     "Where this library keeps what it made: `PIXELS_TO_RESNET_HOME`, or the cache folder of the user."
-    return Path(os.environ.get("PIXELS_TO_RESNET_HOME") or user_cache_dir("pixels_to_resnet", appauthor=False)).expanduser()
+    return expand(os.environ.get("PIXELS_TO_RESNET_HOME") or user_cache_dir("pixels_to_resnet", appauthor=False))
 
 def fastai_folder() -> Path:
     "Where fastai's `untar_data` keeps unpacked data: `FASTAI_HOME` (or ~/.fastai) and the `data` entry of its config.ini."
-    home = Path(os.environ.get("FASTAI_HOME") or "~/.fastai").expanduser()
+    home = expand(os.environ.get("FASTAI_HOME") or "~/.fastai")
     config = ConfigParser(interpolation=None)
     try: config.read(home / "config.ini", encoding="utf-8")
     except Exception as e: raise DataError(f"{home / 'config.ini'} cannot be read ({type(e).__name__}); repair it, or delete it: fastai writes a new one.") from None
-    return home / Path(config.defaults().get("data", "data")).expanduser()
+    return home / expand(config.defaults().get("data", "data"))
 
 # %% ../nbs/engine/08_layouts.ipynb #a3f73a2e
 def folder_order(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:

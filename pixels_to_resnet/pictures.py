@@ -15,19 +15,19 @@ from PIL import Image, UnidentifiedImageError
 from .idx import DataError
 
 # %% auto #0
-__all__ = ['write_png_folder', 'read_pngs', 'list_png_folder', 'read_png_folder']
+__all__ = ['is_watched', 'write_png_folder', 'read_pngs', 'list_png_folder', 'read_png_folder']
 
 # %% ../nbs/engine/03_pictures.ipynb #f7a296ba
 def _write_chunk(paths: list[str], images: np.ndarray) -> int:
     for path, image in zip(paths, images): Image.fromarray(image).save(path, format="PNG")
     return len(paths)
 
-# %% ../nbs/engine/03_pictures.ipynb #af3b1b83
-def _watched() -> bool:
+# %% ../nbs/engine/03_pictures.ipynb #dba54c31
+def is_watched() -> bool:
     "Is somebody looking? A progress bar in a log file is noise."
-    return not os.environ.get("TQDM_DISABLE") and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return not os.environ.get("TQDM_DISABLE") and sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
 
-# %% ../nbs/engine/03_pictures.ipynb #907e3aba
+# %% ../nbs/engine/03_pictures.ipynb #4693e10f
 def write_png_folder(folder: str | Path, images: np.ndarray, labels: Sequence[int], names: Sequence[str], *, chunk: int = 500) -> None:
     """Writes `images`, uint8 (n, rows, columns), as `folder`/label/name.png, one file for each, on all cores.
 
@@ -39,8 +39,8 @@ def write_png_folder(folder: str | Path, images: np.ndarray, labels: Sequence[in
     paths = [str(folder / str(label) / f"{name}.png") for label, name in zip(labels, names)]
     starts = range(0, len(paths), chunk)
     jobs = (delayed(_write_chunk)(paths[i : i + chunk], images[i : i + chunk]) for i in starts)
-    with tqdm(total=len(paths), unit=" pictures", desc=f"Writing {folder.name}", leave=False, disable=not _watched()) as bar:
-        workers = Parallel(n_jobs=min(len(starts), os.cpu_count() or 1), return_as="generator_unordered", idle_worker_timeout=5)
+    with tqdm(total=len(paths), unit=" pictures", desc=f"Writing {folder.name}", leave=False, disable=not is_watched()) as bar:
+        workers = Parallel(n_jobs=max(1, min(len(starts), os.cpu_count() or 1)), return_as="generator_unordered", idle_worker_timeout=5)
         for n in workers(jobs): bar.update(n)
 
 # %% ../nbs/engine/03_pictures.ipynb #8f422fb4

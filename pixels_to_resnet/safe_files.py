@@ -15,25 +15,38 @@ from filelock import FileLock, Timeout
 from .idx import DataError
 
 # %% auto #0
-__all__ = ['explain_os_error', 'write_beside', 'one_at_a_time', 'publish_folder']
+__all__ = ['PLACES', 'explain_os_error', 'write_beside', 'one_at_a_time', 'publish_folder']
 
-# %% ../nbs/engine/02_safe_files.ipynb #1bd62e0e
+# %% ../nbs/engine/02_safe_files.ipynb #f7c49092
+PLACES = "for the library's own files with the variable PIXELS_TO_RESNET_HOME, for those of climb with --out"
+
 def explain_os_error(error: OSError, path: str | Path) -> DataError:
     "A `DataError` that says why `path` could not be written and what to do about it."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(f"{path} cannot be written because the disk is full; free some space, or set PIXELS_TO_RESNET_HOME to a folder on another disk.")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DataError(f"{path} cannot be written ({error.strerror}); set PIXELS_TO_RESNET_HOME to a folder that you may write to.")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return DataError(f"{path} cannot be written because a file stands where a folder is needed; move it away, or set PIXELS_TO_RESNET_HOME.")
-    return DataError(f"{path} cannot be written ({error.strerror or error}); check the disk, or set PIXELS_TO_RESNET_HOME to another folder.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT): why, remedy = "the disk is full", "free some space"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR): why, remedy = "a file and a folder claim the same name", "move one away"
+    else: why, remedy = error.strerror or str(error), "check the disk and your permissions"
+    return DataError(f"{path} cannot be written ({why}); {remedy}, or choose another folder ({PLACES}).")
 
-# %% ../nbs/engine/02_safe_files.ipynb #71285f64
+# %% ../nbs/engine/02_safe_files.ipynb #a197d057
+def _concerns(error: OSError, *places: Path) -> bool:
+    "Whether `error` is about one of `places` or something in it; a full disk always is."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or error.filename is None: return True
+    names = [Path(str(name)) for name in (error.filename, error.filename2) if name is not None]
+    return any(place in (name, *name.parents) for name in names for place in places)
+
+# %% ../nbs/engine/02_safe_files.ipynb #ca67596b
+def _umask() -> int:
+    "The permissions that this process withholds from new files; temporary files begin with fewer."
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+# %% ../nbs/engine/02_safe_files.ipynb #ac2fbaef
 @contextmanager
 def write_beside(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`, for the caller to write; renames it to `path` when the block ends well.
 
-    If the block raises, the temporary file is removed and whatever stood at `path` stays. Raises `DataError` for errors of the file system."""
+    If the block raises, the temporary file is removed and whatever stood at `path` stays. An error of the file system about `path` becomes a `DataError`; others pass through."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +56,11 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o644)
+        partial.chmod(0o666 & ~_umask())
         os.replace(partial, path)
-    except OSError as e: raise explain_os_error(e, path) from e
+    except OSError as e:
+        if not _concerns(e, partial, path): raise
+        raise explain_os_error(e, path) from e
     finally: partial.unlink(missing_ok=True)
 
 # %% ../nbs/engine/02_safe_files.ipynb #44ca7696
@@ -76,7 +91,7 @@ def publish_folder(target: str | Path, build: Callable[[Path], None], say: Calla
         if not target.is_dir(): _build_and_rename(target, build)
     return target
 
-# %% ../nbs/engine/02_safe_files.ipynb #85e73a9c
+# %% ../nbs/engine/02_safe_files.ipynb #21e22002
 def _build_and_rename(target: Path, build: Callable[[Path], None]) -> None:
     "Only called by the owner of the lock: any other partial folder belongs to a process that is dead."
     for leftover in target.parent.glob(f"{target.name}.partial-*"): shutil.rmtree(leftover, ignore_errors=True)
@@ -84,7 +99,9 @@ def _build_and_rename(target: Path, build: Callable[[Path], None]) -> None:
     except OSError as e: raise explain_os_error(e, target) from e
     try:
         build(partial)
-        partial.chmod(0o755)
+        partial.chmod(0o777 & ~_umask())
         os.replace(partial, target)
-    except OSError as e: raise explain_os_error(e, target) from e
+    except OSError as e:
+        if not _concerns(e, partial, target): raise
+        raise explain_os_error(e, target) from e
     finally: shutil.rmtree(partial, ignore_errors=True)

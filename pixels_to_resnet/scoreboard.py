@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 # %% auto #0
 __all__ = ['HEADINGS', 'scoreboard_text', 'draw_scoreboard']
 
-# %% ../nbs/engine/12_scoreboard.ipynb #252ebf50
+# %% ../nbs/engine/12_scoreboard.ipynb #b449f1e8
 def _by_class(shares: dict[str, float]) -> str:
     "Both classes of two, the worst of many."
     if len(shares) == 2: return "  ".join(f"{label}: {share:.4f}" for label, share in shares.items())
@@ -22,23 +22,23 @@ def _by_class(shares: dict[str, float]) -> str:
 
 def _row(rung: dict[str, Any]) -> tuple[str, ...]:
     seconds, band = rung["seconds"], rung["band"]
-    mark = "no band" if band is None else "in band" if rung["within_band"] else "OUTSIDE"
+    mark = "none" if band is None else "inside" if rung["within_band"] else "OUTSIDE"
     numbers = f"{rung['accuracy']:.4f}", f"{rung['mean_of_classes']:.4f}", _by_class(rung["accuracy_by_class"]), f"{rung['n_parameters']:,}"
-    return rung["name"], *numbers, f"{seconds['fit']:.2f}", f"{seconds['examine']:.2f}", f"{rung['images_per_second']:,.0f}", mark
+    return rung["name"], *numbers, f"{seconds['fit']:.3f}", f"{seconds['examine']:.4f}", f"{rung['images_per_second']:,.0f}", mark
 
-# %% ../nbs/engine/12_scoreboard.ipynb #a8a1ceb8
-HEADINGS = ("rung", "accuracy", "mean of classes", "by class", "parameters", "fit s", "examine s", "images/s", "published")
+# %% ../nbs/engine/12_scoreboard.ipynb #402bafc8
+HEADINGS = ("rung", "accuracy", "mean of classes", "by class", "parameters", "fit s", "answer s", "images/s", "band")
 
 def scoreboard_text(report: dict[str, Any]) -> str:
     "The scoreboard of `report`, the dictionary that `climb` makes, as lines of text."
     table = [HEADINGS, *(_row(rung) for rung in report["rungs"])]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = ["  ".join(cell.ljust(w) if i in (0, 3, 8) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in table]
-    data = [f"{task}: {d['name']} ({d['origin']}), {d['n_train']:,} to learn from, {d['n_valid']:,} to be examined on, checksums {d['checksum']['train']} and {d['checksum']['valid']}" for task, d in report["data"].items()]
+    data = [f"{task}: {d['name']} ({d['origin']}), {d['n_train']:,} to learn from, {d['n_valid']:,} to test on, checksums {d['checksum']['train']} and {d['checksum']['valid']}" for task, d in report["data"].items()]
     device = report["device"]
     return "\n".join([*data, f"device: {device['type']} ({device['name']}), seed {report['seed']}", "", *lines])
 
-# %% ../nbs/engine/12_scoreboard.ipynb #218671fe
+# %% ../nbs/engine/12_scoreboard.ipynb #18d7b7aa
 def _draw_bars(ax: Axes, report: dict[str, Any]) -> None:
     rungs = report["rungs"]
     for i, rung in enumerate(rungs):
@@ -52,11 +52,11 @@ def _draw_bars(ax: Axes, report: dict[str, Any]) -> None:
 def _draw_digits(axes: Sequence[Axes], images: np.ndarray, labels: Sequence[int], answers: Sequence[int]) -> None:
     for ax, image, label, answer in zip(axes, images, labels, answers):
         ax.imshow(image, cmap="Greys", interpolation="nearest")
-        ax.set_title(str(answer) if answer == label else f"{answer}, not {label}", fontsize=8, color="black" if answer == label else "#aa3311")
+        ax.set_title(str(answer) if answer == label else f"said {answer}, is {label}", fontsize=7, color="black" if answer == label else "#aa3311")
 
-# %% ../nbs/engine/12_scoreboard.ipynb #48f79f81
+# %% ../nbs/engine/12_scoreboard.ipynb #ab45a4e5
 def draw_scoreboard(report: dict[str, Any], images: np.ndarray, labels: Sequence[int], answers: Sequence[int]) -> Figure:
-    "A figure of `report` with up to 24 `images`, uint8 (n, 28, 28), and the `answers` to them; the wrong ones say what is right."
+    "A figure of `report` with up to 24 `images`, uint8 (n, 28, 28), and the `answers` to them; the wrong ones also say what is right."
     figure = Figure(figsize=(10, 2.4 + 0.5 * len(report["rungs"])), dpi=120, layout="constrained", facecolor="white")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
     _draw_bars(left.subplots(), report)
@@ -64,5 +64,5 @@ def draw_scoreboard(report: dict[str, Any], images: np.ndarray, labels: Sequence
     for ax in grid: ax.axis("off")
     _draw_digits(grid, images, labels, answers)
     names = " and ".join(sorted({d["name"] for d in report["data"].values()}))
-    figure.suptitle(f"{names}: {report['rungs'][-1]['name'].replace('_', ' ')} answers on the right", fontsize=10)
+    figure.suptitle(f"{names}; on the right, answers of {report['rungs'][-1]['name'].replace('_', ' ')}", fontsize=10)
     return figure
