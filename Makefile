@@ -60,9 +60,10 @@ has-quarto:
 	  exit 1; }
 
 # The stamp is written last, so an install that was interrupted is taken up again, and holds the
-# folder's path, because a virtual environment does not survive being moved.
+# folder's path, because a virtual environment does not survive being moved. Nor does it survive
+# that its Python is removed or replaced by another version, so that one is asked for a package.
 ifneq ($(wildcard $(STAMP)),)
-ifneq ($(shell cat $(STAMP)),$(CURDIR))
+ifneq ($(shell "$(PY)" -I -c "import pip" >/dev/null 2>&1 && cat $(STAMP)),$(CURDIR))
 $(STAMP): moved
 endif
 endif
@@ -71,6 +72,8 @@ $(STAMP): settings.ini setup.py
 	@start=$$(date +%s); \
 	if test -f $(STAMP) && test "$$(cat $(STAMP))" != "$(CURDIR)"; then \
 	  echo "This folder was moved: making $(VENV) again."; rm -rf $(VENV); \
+	elif test -f $(STAMP) && ! "$(PY)" -I -c 'import pip' >/dev/null 2>&1; then \
+	  echo "The Python of $(VENV) is gone or was replaced: making $(VENV) again."; rm -rf $(VENV); \
 	fi; \
 	rm -f $(STAMP); \
 	if "$(PY)" -c 'import sys, pip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then \

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import Any
 import pytest
 from small import code, md, printed, shown, title, write_notebook, write_repository
 
-from tools.course import ROOT, Notebook, from_json, load, notebook_paths, script
-from tools.guards import GUARDS
+from tools.course import ROOT, Cell, Notebook, from_json, load, notebook_paths, script
+from tools.guards import GUARDS, SLOW
 from tools.guards.alone import check_notebook_alone, differing_cells
-from tools.guards.anatomy import check_notebook_anatomy
+from tools.guards.anatomy import check_anatomy, check_notebook_anatomy
 from tools.guards.clean import check_clean, check_in_step
 from tools.guards.commands import check_command, check_commands, climb_parser, shown_commands
 from tools.guards.figures import check_figures, check_notebook_figures
@@ -23,6 +25,7 @@ from tools.guards.lint import check_lint
 from tools.guards.nbdevtest import check_nbdev_test
 from tools.guards.numbers import check_notebook_numbers
 from tools.guards.outputs import check_notebook_outputs, check_outputs
+from tools.guards.requirements import check_requirements, imported
 from tools.guards.spelling import check_spelling
 from tools.guards.table import check_table
 from tools.guards.traces import check_text_traces, check_traces
@@ -108,6 +111,39 @@ def test_library_in_step(exported: Path) -> None:
     assert "small/_modidx.py is exported by a notebook but missing" in missing
     assert "small/one.py differs from its notebook; run `nbdev_export`" in differs
     assert "return 2" in module.read_text(encoding="utf-8"), "the guard must not change the tree"
+
+
+# What a Python process does at its start so that it writes text as on Windows.
+AS_ON_WINDOWS = """
+import builtins, io
+real = io.open
+def windows(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
+    if "b" not in mode and newline is None and set(mode) & set("wax"):
+        newline = "\\r\\n"
+    return real(file, mode, buffering, encoding, errors, newline, closefd, opener)
+io.open = builtins.open = windows
+"""
+
+
+def test_ends_of_lines_on_windows_are_let_off(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AS_ON_WINDOWS, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    module = exported / "small" / "one.py"
+    assert b"\r" not in module.read_bytes() or sys.platform == "win32"
+    assert check_in_step(exported) == [] and check_clean(exported) == []
+    module.write_bytes(module.read_bytes().replace(b"return 1", b"return 2"))
+    assert "small/one.py differs" in told(check_in_step(exported))
+    monkeypatch.delenv("PYTHONPATH")
+    module.write_bytes(module.read_bytes().replace(b"return 2", b"return 1").replace(b"\n", b"\r\n"))
+    assert check_in_step(exported) == []
+    subprocess.run([script("nbdev_export")], cwd=exported, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", "open('x', 'w').write('a\\n')"], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)} | _system(), check=True)
+    assert (tmp_path / "x").read_bytes() == b"a\r\n", "the simulation must really write as on Windows"
+
+
+def _system() -> dict[str, str]:
+    """What a process needs to start on Windows, and nothing elsewhere."""
+    return {name: os.environ[name] for name in ("SYSTEMROOT", "PATH") if name in os.environ}
 
 
 # Every notebook runs alone, with only the modules of earlier ones
@@ -250,6 +286,68 @@ def test_part_of_a_longer_number_does_not_count() -> None:
         assert f"gives {number};" in told(check_notebook_numbers(book(md(f"It is {number}."), longer))), number
 
 
+SHORT_LIST = code("show", printed("0.7312 0.25\n"))
+LONG_LIST = code("show", printed(" ".join(f"0.{i}31" for i in range(10, 23)) + "\n"))
+LATER = [md("## One\n\nTEXT"), code("x = 1"), md("## Two\n\nHere."), SHORT_LIST, md("## Exercises\n\nBACK"), md("## More\n\nMORE")]
+
+
+@pytest.mark.parametrize(
+    ("here", "text", "wrong"),
+    [
+        ("TEXT", "It is 0.731.", "0.731 in this section or an earlier one"),
+        ("TEXT", "It is 0.7.", "no short output of this section gives 0.7,"),
+        ("TEXT", "It is 73 %.", "no short output of this section gives 73 %,"),
+        ("Here.", "It is 0.731, or 0.7, or 73 %, or 25 %.", ""),
+        ("BACK", "It is 0.731, or 0.7, or 73 %, or 25 %.", ""),
+        ("MORE", "It is 0.731, or 0.7312, or 73.1 %.", ""),
+        ("MORE", "It is 0.7.", "no short output of this section gives 0.7,"),
+        ("MORE", "It is 73 %.", "no short output of this section gives 73 %,"),
+    ],
+)
+def test_number_comes_from_its_section_or_an_earlier_one(here: str, text: str, wrong: str) -> None:
+    complaints = check_notebook_numbers(book(*[{**c, "source": c["source"].replace(here, text)} for c in LATER]))
+    assert wrong in told(complaints) if wrong else complaints == []
+
+
+def test_sections_within_a_cell_and_in_fences() -> None:
+    both = md("## One\n\nIt is 0.7.\n\n## Two\n\nIt is 0.7.\n\n```\n## no heading\n```")
+    assert "cell cell0: no short output" in told(check_notebook_numbers(book(both, SHORT_LIST)))
+    caption = code("#| fig-alt: It ends at 0.7\nplot()")
+    assert check_notebook_numbers(book(md("## One"), SHORT_LIST, caption)) == []
+    assert "0.7" in told(check_notebook_numbers(book(caption, md("## One"), SHORT_LIST)))
+
+
+def test_long_list_does_not_give_short_numbers() -> None:
+    assert check_notebook_numbers(book(md("It is 0.1031, or 0.103, or 10.3 %."), LONG_LIST)) == []
+    for number in ("0.1", "0.10", "10 %", "0.2", "22 %"):
+        assert f"gives {number}," in told(check_notebook_numbers(book(md(f"It is {number}."), LONG_LIST))), number
+    labelled = code("show", printed("size 0.7 0.8 " + LONG_LIST["outputs"][0]["text"]))
+    assert check_notebook_numbers(book(md("It shrinks to 0.7."), labelled)) == [], "as it stands there"
+    assert "gives 70 %," in told(check_notebook_numbers(book(md("It shrinks to 70 %."), labelled)))
+
+
+def test_prose_has_no_more_digits_than_the_output() -> None:
+    assert check_notebook_numbers(book(md("It is 0.25 or 25 %."), SHORT_LIST)) == []
+    for number in ("0.250", "25.0 %", "0.73120"):
+        assert f"gives {number};" in told(check_notebook_numbers(book(md(f"It is {number}."), SHORT_LIST))), number
+
+
+def test_few_arbitrary_numbers_are_accepted() -> None:
+    """In the chapter with the most numbers, hardly any made-up one is let through. The bounds are twice what it was when they were set."""
+    notebook = load(ROOT / "nbs" / "01_pixel_similarity.ipynb")
+    last = next(i for i, c in enumerate(notebook.cells) if c.kind == "markdown" and c.source.startswith("## What to remember"))
+    before = notebook.cells[:last]
+
+    def accepted(numbers: list[str]) -> float:
+        probe = [Cell(notebook.name, f"probe {n}", "markdown", f"It is {n}.") for n in numbers]
+        refused = [c for c in check_notebook_numbers(Notebook(notebook.name, [*before, *probe])) if "cell probe" in c]
+        return 1 - len(refused) / len(numbers)
+
+    assert accepted([f"{i} %" for i in range(1, 100)]) < 0.08
+    assert accepted([f"0.{i:02}" for i in range(1, 100)]) < 0.08
+    assert accepted([f"0.{i:04}" for i in range(1, 10_000, 7)]) < 0.01
+
+
 def test_quoted_number_needs_its_source() -> None:
     assert "quoted from nowhere" in told(check_notebook_numbers(book(md("It is 0.55 (quoted: )."))))
     assert "gives 0.55;" in told(check_notebook_numbers(book(md("It is 0.55 (quoted)."))))
@@ -308,6 +406,15 @@ def test_images_without_alt(bad: str, repo: Path) -> None:
         (shown(text_plain="PosixPath('/data')"), "an absolute path"),
         (printed("in D:\\data\\mnist\n"), "an absolute path"),
         (printed("at file:///x\n"), "an absolute path"),
+        (printed("at file:///" + "home/joe/x\n"), "an absolute path"),
+        (printed("at //" + "root/x\n"), "an absolute path"),
+        (printed("in /var/" + "folders/ab/T\n"), "an absolute path"),
+        (printed("in /op" + "t/x\n"), "an absolute path"),
+        (printed("in //op" + "t/x\n"), "an absolute path"),
+        (printed("in /sr" + "v/x\n"), "an absolute path"),
+        (printed("in /mn" + "t/x\n"), "an absolute path"),
+        (shown(text_plain="WindowsPath('C:/" + "Users/x')"), "an absolute path"),
+        (printed("in C:\\" + "Users\\x\n"), "an absolute path"),
         (shown(text_plain="<function f at 0x7f3b2c1d>"), "a memory address"),
         (shown(text_html="<p>at 0x7f3b2c1d</p>"), "a memory address"),
         (shown(**{"application_vnd.jupyter.widget-view+json": "{}"}), "a widget"),
@@ -493,6 +600,20 @@ def test_command_needs_its_entry_point(shop: Path, parser: argparse.ArgumentPars
     assert check_command(["climb"], True, shop, parser) == "setup.py installs no command `climb`"
     (shop / "README.md").write_text("```sh\nclimb\n```", encoding="utf-8")
     assert "README.md: `climb` does not work" in told(check_commands(shop))
+
+
+def test_commands_of_notebooks_are_checked(shop: Path) -> None:
+    (shop / "README.md").write_text("", encoding="utf-8")
+    write_notebook(shop, "index.ipynb", md("Use `make test`.\n\n```bash\nmake test\n```"))
+    write_notebook(shop, "00_one.ipynb", *title(), md("```sh\nmake lab\n```"))
+    assert check_commands(shop) == []
+    write_notebook(shop, "index.ipynb", md("Fine.\n\n```bash\nmake fly\n```"))
+    assert "nbs/index.ipynb, cell cell0: `make fly` does not work" in told(check_commands(shop))
+    write_notebook(shop, "index.ipynb", md("Use `make fly`."))
+    assert "nbs/index.ipynb, cell cell0" in told(check_commands(shop))
+    write_notebook(shop, "index.ipynb", md("Fine."))
+    write_notebook(shop, "00_one.ipynb", *title(), md("```sh\nfrobnicate\n```"))
+    assert "nbs/00_one.ipynb, cell cell1: `frobnicate` does not work" in told(check_commands(shop))
 
 
 def test_climb_has_a_parser() -> None:
@@ -703,6 +824,105 @@ def test_chapter_is_half_prose() -> None:
     assert "of its cells are prose, less than 40%" in told(chapter_complaints(cells))
 
 
+INSTALLING = """#| hide
+import importlib.util
+if importlib.util.find_spec("small") is None:
+    %pip install -q git+https://github.com/small-owner/small_course"""
+
+
+@pytest.fixture
+def colab(repo: Path) -> Path:
+    """A repository whose README opens nbs/one.ipynb in Colab, and not nbs/two.ipynb."""
+    opened = "https://colab.research.google.com/github/small-owner/small_course/blob/main/nbs/one.ipynb"
+    (repo / "README.md").write_text(f"[![Open](b.svg)]({opened}) [two](nbs/two.ipynb)", encoding="utf-8")
+    write_notebook(repo, "two.ipynb", *title(), code("from small.one import x"))
+    return repo
+
+
+def test_notebook_for_colab_installs_the_library(colab: Path) -> None:
+    write_notebook(colab, "one.ipynb", *title(), code(INSTALLING), code("from small.one import x"))
+    assert check_anatomy(colab) == []
+    write_notebook(colab, "one.ipynb", *title(), code("import smaller"), md("import small"))
+    assert check_anatomy(colab) == [], "what does not import the library need not install it"
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [code("from small.one import x")],
+        [code("def f():\n    import small")],
+        [code("from small.one import x"), code(INSTALLING)],
+        [code(INSTALLING.replace("#| hide\n", "")), code("import small")],
+        [code(INSTALLING.replace("small-owner", "someone")), code("import small")],
+        [code(INSTALLING.replace("small_course", "small_course_2")), code("import small")],
+        [code(INSTALLING.replace('("small")', '("torch")')), code("import small")],
+        [code(INSTALLING.replace("    %pip", "%pip")), code("import small")],
+        [md(INSTALLING), code("import small")],
+    ],
+)
+def test_notebook_for_colab_without_the_library_is_rejected(cells: list[Cells], colab: Path) -> None:
+    write_notebook(colab, "one.ipynb", *title(), *cells)
+    assert "nbs/one.ipynb: README.md opens it in Colab, where small is missing" in told(check_anatomy(colab))
+
+
+# Requirements
+
+
+@pytest.fixture
+def needing(repo: Path) -> Path:
+    """A repository that asks for numpy at run time and for pytest and ruff in development, with a library, tests and a setup.py."""
+    (repo / "settings.ini").write_text(
+        (repo / "settings.ini").read_text(encoding="utf-8").replace("requirements =", "requirements = numpy>=1\ndev_requirements = pytest>=8 ruff"),
+        encoding="utf-8",
+    )
+    write_notebook(repo, "00_one.ipynb", *title(), code("%time import numpy"), code("!ls\nimport pytest, numpy as np\nfrom small.one import x"))
+    for name, text in {
+        "small/one.py": "from __future__ import annotations\nimport os.path\ndef f():\n    from numpy.linalg import norm\nfrom . import two\n",
+        "tests/help.py": "import pytest\n",
+        "tests/test_one.py": "import help\nfrom small import one\nfrom tests.help import x\nrun([sys.executable, '-m', 'ruff', 'check'])\n",
+        "setup.py": "from configparser import ConfigParser\n",
+    }.items():
+        (repo / name).parent.mkdir(exist_ok=True)
+        (repo / name).write_text(text, encoding="utf-8")
+    return repo
+
+
+def test_requirements_accepted(needing: Path) -> None:
+    assert check_requirements(needing) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "what"),
+    [
+        ("small/one.py", "import pytest", "pytest is imported, and settings.ini does not ask for it; add pytest to requirements."),
+        ("small/one.py", "def g():\n    import yaml.nodes", "add pyyaml to requirements."),
+        ("small/one.py", "from tqdm.auto import tqdm", "add tqdm to requirements."),
+        ("small/one.py", "import no_such_module", "no installed package brings it"),
+        ("small/one.py", "import (", "its imports cannot be read"),
+        ("tests/test_one.py", "try:\n    import yaml\nexcept ImportError:\n    pass", "add pyyaml to dev_requirements."),
+        ("tests/test_one.py", "run([python, '-m', 'codespell_lib', '.'])", "add codespell to dev_requirements."),
+        ("setup.py", "from setuptools import setup", "add setuptools to dev_requirements."),
+        ("bench/speed.py", "import tqdm", "add tqdm to dev_requirements."),
+        ("tools/one.py", "import tqdm", "add tqdm to dev_requirements."),
+    ],
+)
+def test_requirements_rejected(name: str, line: str, what: str, needing: Path) -> None:
+    path = needing / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text((path.read_text(encoding="utf-8") if path.exists() else "") + line + "\n", encoding="utf-8")
+    complaint = told(check_requirements(needing))
+    assert complaint.startswith(f"{name}: ") and what in complaint
+
+
+def test_requirements_of_notebooks_are_rejected(needing: Path) -> None:
+    write_notebook(needing, "00_one.ipynb", *title(), code("!ls\n%matplotlib inline\nimport yaml"))
+    assert told(check_requirements(needing)).startswith("nbs/00_one.ipynb, cell cell1: yaml is imported")
+
+
+def test_what_counts_as_an_import() -> None:
+    assert imported("import a.b as c, d\nfrom e.f import g\nfrom . import h\nx = ['-m', 'i.j', '-c']\ny = ('-m', '-c'); z = '-m k'") == set("adei")
+
+
 # Traces of a machine
 
 
@@ -715,6 +935,15 @@ def test_chapter_is_half_prose() -> None:
         ("in /" + "tmp.", ""),
         ("in /" + "tmp/x", "a machine's path"),
         ("in C:" + "\\Users\\ann", "a machine's path"),
+        ("in C:/" + "Users/ann", "a machine's path"),
+        ("at file:///" + "home/joe", "a machine's path"),
+        ("at file:///C:/" + "Users/ann", "a machine's path"),
+        ("at //" + "root/x", "a machine's path"),
+        ("in /var/" + "folders/ab/T", "a machine's path"),
+        ("in /op" + "t/x", "a machine's path"),
+        ("in /sr" + "v/x", "a machine's path"),
+        ("in /mn" + "t/x", "a machine's path"),
+        ("https://home/x and/opt/x ./srv/x ${HOME}/mnt/x in /var and /path/to/opt", ""),
         ("from https://py" + "pi.org/simple", "a package registry"),
         ("from download.py" + "torch.org", "a package registry"),
         ("done \N{PARTY POPPER}", "an emoji"),
@@ -775,11 +1004,30 @@ def test_workflows_accepted(workflow: Path, repo: Path) -> None:
         ("contents: read", "contents: write", "right to write"),
         ("    timeout-minutes: 10\n", "", "the job test has no timeout-minutes"),
         ("name: test", "name: [", "correct its YAML"),
+        ("    timeout-minutes: 10\n", "    timeout-minutes: 10\n    permissions: write-all\n", "the job test may write everything"),
+        ("make test", "echo ${{ github.event.issue.title }}", "writes ${{ github.event.issue.title }}, which a stranger chooses"),
+        ("make test", "git checkout ${{ github.head_ref }}", "which a stranger chooses"),
+        ("make test", "echo ${{ format('{0}', github['event'].comment.body) }}", "which a stranger chooses"),
+        ("run: make test", "run: |\n          make\n          echo '${{github.event.head_commit.message}}'", "which a stranger chooses"),
+        (" # v6", "\n        with:\n          script: say(`${{ github.event.issue.body }}`)", "which a stranger chooses"),
     ],
 )
 def test_workflows_rejected(old: str, new: str, what: str) -> None:
     assert old in WORKFLOW
     assert what in told(check_workflow("test.yml", WORKFLOW.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("make test", "echo ${{ github.event_name }} ${{ github.ref }} ${{ matrix.github }}"),
+        ("run: make test", 'run: echo "$TITLE"\n        env:\n          TITLE: ${{ github.event.issue.title }}'),
+        ("    timeout-minutes: 10\n", "    timeout-minutes: 10\n    if: github.event.issue.title\n    permissions:\n      pages: write\n"),
+    ],
+)
+def test_careful_workflows_are_accepted(old: str, new: str) -> None:
+    assert old in WORKFLOW
+    assert check_workflow("test.yml", WORKFLOW.replace(old, new)) == []
 
 
 def test_schemas(workflow: Path, repo: Path) -> None:
@@ -817,6 +1065,22 @@ def test_nbdev_test_rejected(exported: Path) -> None:
     for path in (exported / "nbs").glob("*.ipynb"):
         path.unlink()
     assert "No files were eligible" in told(check_nbdev_test(exported))
+
+
+# The list of guards in CONTRIBUTING.md
+
+
+def unlisted(page: str) -> set[str]:
+    """The guards that the page's table does not name, and the names in it that are no guard."""
+    table = page.partition("| guard | what it wants |\n")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    return named ^ {*GUARDS, *SLOW}
+
+
+def test_contributing_lists_every_guard() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert unlisted(page) == set()
+    assert unlisted(page.replace("`lint`, ", "").replace("| `numbers` |", "| `figures_` |")) == {"lint", "numbers", "figures_"}
 
 
 # The command line

@@ -85,6 +85,7 @@ def checkout(tmp_path: Path) -> Path:
     *"import venv"*) test ! -e "$NO_VENV" ;;
     -c*) exit 0 ;;
     --version) echo Python 3.13.0 ;;
+    "-I -c"*) test ! -e "$NO_PIP" ;;
     "-m venv"*) echo "venv" >> "$LOG"; mkdir -p .venv/bin; cp "$0" .venv/bin/python
         printf '#!/bin/sh\\necho "climb $*" >> "$LOG"\\n' > .venv/bin/climb; chmod +x .venv/bin/climb ;;
     *) echo "$*" >> "$LOG"; if test -e "$BROKEN"; then echo "ERROR: the registry is away" >&2; exit 1; fi ;;
@@ -98,7 +99,7 @@ def make(checkout: Path, *words: str, **env: str) -> tuple[subprocess.CompletedP
     top = checkout.parents[1]
     log = top / "log"
     log.write_text("", encoding="utf-8")
-    known = {"PATH": f"{top / 'bin'}{os.pathsep}{os.environ['PATH']}", "LOG": log, "BROKEN": top / "broken", "NO_VENV": top / "no_venv"}
+    known = {"PATH": f"{top / 'bin'}{os.pathsep}{os.environ['PATH']}", "LOG": log, "BROKEN": top / "broken", "NO_VENV": top / "no_venv", "NO_PIP": top / "no_pip"}
     done = run([MAKE, *words], checkout, **{name: str(value) for name, value in (known | env).items()})
     return done, log.read_text(encoding="utf-8").splitlines()
 
@@ -137,6 +138,30 @@ def test_new_requirements_are_installed_and_a_moved_folder_starts_anew(checkout:
     moved = checkout.rename(checkout.with_name("moved"))
     done, asked = make(moved, "climb")
     assert "was moved" in done.stdout and asked[0] == "venv"
+
+
+@needs_make
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_python_that_is_gone_is_noticed(checkout: Path, how: str) -> None:
+    make(checkout, "climb")
+    python, no_pip = checkout / ".venv" / "bin" / "python", checkout.parents[1] / "no_pip"
+    stamp = checkout / ".venv" / ".installed"
+    assert stamp.read_text(encoding="utf-8").strip() == str(checkout)
+    if how == "removed":
+        python.unlink()
+        python.symlink_to(checkout / "gone")
+    else:
+        no_pip.touch()
+    (checkout / ".venv" / "old").touch()
+    done, asked = make(checkout, "climb", "-n")
+    assert done.returncode == 0 and asked == [] and (checkout / ".venv" / "old").exists(), "saying what would be done changes nothing"
+    done, asked = make(checkout, "climb")
+    assert done.returncode == 0, done.stderr
+    assert "is gone or was replaced" in done.stdout and asked[0] == "venv" and asked[-1].startswith("climb")
+    assert not (checkout / ".venv" / "old").exists()
+    no_pip.unlink(missing_ok=True)
+    _, asked = make(checkout, "climb")
+    assert len(asked) == 1 and asked[0].startswith("climb")
 
 
 @needs_make
@@ -284,7 +309,8 @@ def wrong_versions(version: str, citation: str, changelog: str) -> list[str]:
     complaints = []
     if str(yaml.safe_load(citation)["version"]) != version:
         complaints.append("CITATION.cff")
-    if not re.search(rf"^## \[{re.escape(version)}\]", changelog, re.M) or not re.search(rf"^\[{re.escape(version)}\]: \S+", changelog, re.M):
+    known = (rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", rf"^\[{re.escape(version)}\]: \S+")
+    if not all(re.search(pattern, changelog, re.M) for pattern in known):
         complaints.append("CHANGELOG.md")
     return complaints
 
@@ -293,6 +319,7 @@ def test_citation_and_changelog_know_the_version() -> None:
     texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("CITATION.cff", "CHANGELOG.md")]
     assert wrong_versions(settings()["version"], *texts) == []
     assert wrong_versions("9.9.9", *texts) == ["CITATION.cff", "CHANGELOG.md"]
+    assert wrong_versions(settings()["version"], texts[0], re.sub(r" - \d{4}-\d\d-\d\d$", "", texts[1], flags=re.M)) == ["CHANGELOG.md"]
 
 
 def test_citation_follows_its_schema_and_a_wrong_one_does_not(tmp_path: Path) -> None:

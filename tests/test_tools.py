@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small import code, md, title, write_notebook, write_repository
 
+from pixels_to_resnet.idx import IDX_FILES, DataError, write_idx
+from pixels_to_resnet.sources import Source, find_source
 from tools import notebooks, readme
 from tools.course import ROOT, digits_in_force, earlier_modules, load, notebook_paths
 from tools.course import notebooks as all_notebooks
@@ -37,15 +40,52 @@ def test_order_and_modules(repo: Path) -> None:
 
 
 def test_digits_in_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("PIXELS_TO_RESNET_IDX", raising=False)
+    """Real MNIST is in force only where the library says so: a folder that only exists is not enough."""
+    for name in ("PIXELS_TO_RESNET_IDX", "PIXELS_TO_RESNET_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FASTAI_HOME", str(tmp_path))
     assert digits_in_force() == "standin"
+    assert "PIXELS_TO_RESNET_OFFLINE" not in os.environ, "looking must not change the environment"
     monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(tmp_path))
-    assert digits_in_force() == "mnist"
+    assert digits_in_force() == "standin", "an empty folder"
     monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(tmp_path / "gone"))
     assert digits_in_force() == "standin"
-    (tmp_path / "data" / "mnist_png").mkdir(parents=True)
-    assert digits_in_force() == "mnist"
+    idx = tmp_path / "idx"
+    idx.mkdir()
+    for split in IDX_FILES:
+        for file, array in zip(IDX_FILES[split], (np.zeros((4, 28, 28), np.uint8), np.arange(4, dtype=np.uint8))):
+            write_idx(idx / file, array)
+    monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(idx))
+    assert find_source("mnist_png", "mnist").dataset.startswith("unknown digits")
+    assert digits_in_force() == "standin", "digits that are not those of MNIST"
+    monkeypatch.delenv("PIXELS_TO_RESNET_IDX")
+    fastai = tmp_path / "fastai"
+    for name in ("mnist_png", "mnist_sample"):
+        (fastai / "data" / name).mkdir(parents=True)
+    monkeypatch.setenv("FASTAI_HOME", str(fastai))
+    assert digits_in_force() == "standin", "empty folders in fastai's cache"
+
+
+def test_both_data_sets_must_be_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names: dict[str, str] = {}
+    asked = []
+
+    def find(name: str, data: str, say: object) -> Source:
+        asked.append((name, data, os.environ["PIXELS_TO_RESNET_OFFLINE"]))
+        if name not in names:
+            raise DataError("it is not here")
+        return Source(names[name], "a test")
+
+    monkeypatch.setattr("pixels_to_resnet.sources.find_source", find)
+    cases = [("MNIST", "MNIST", "mnist"), ("MNIST", "", "standin"), ("", "MNIST", "standin"), ("MNIST", "X", "standin")]
+    for i, (sample, full, said) in enumerate(cases):
+        names.update(mnist_sample=sample, mnist_png=full)
+        for name in [name for name, dataset in names.items() if not dataset]:
+            del names[name]
+        monkeypatch.setenv("PIXELS_TO_RESNET_HOME", str(tmp_path / str(i)))
+        assert digits_in_force() == digits_in_force() == said
+        names.clear()
+    assert asked[:2] == [("mnist_sample", "mnist", "1"), ("mnist_png", "mnist", "1")] and len(asked) == 7, "asked once for each environment"
 
 
 @pytest.mark.notebook
@@ -80,6 +120,29 @@ def test_saving_is_refused_on_the_standin(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "set PIXELS_TO_RESNET_IDX" in capsys.readouterr().out
 
 
+def test_help_says_that_mnist_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        notebooks.main(["--help"])
+    assert "Real MNIST is needed: set PIXELS_TO_RESNET_IDX" in " ".join(capsys.readouterr().out.split())
+
+
+def test_digits_are_made_before_the_first_notebook_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(notebooks, "digits_in_force", lambda: "mnist")
+    monkeypatch.setattr(notebooks, "digits_path", lambda name, say: (done.append(name), say(f"made {name}")))
+    monkeypatch.setattr(notebooks, "run_and_save", lambda path, keep: (done.append(path.stem), 1.0)[1])
+    assert notebooks.main(["--only", "00_data"]) == 0
+    assert done == ["mnist_sample", "mnist_png", "00_data"]
+    assert capsys.readouterr().out.splitlines()[:2] == ["made mnist_sample", "made mnist_png"]
+
+    def fails(name: str, say: object) -> None:
+        raise DataError("the disk is full; make room.")
+
+    monkeypatch.setattr(notebooks, "digits_path", fails)
+    assert notebooks.main(["--only", "00_data"]) == 1
+    assert capsys.readouterr().out == "the disk is full; make room.\n" and len(done) == 3
+
+
 def test_choosing_notebooks(repo: Path) -> None:
     assert [p.stem for p in notebooks.chosen(["10_last", "nbs/00_first.ipynb"], repo)] == ["00_first", "10_last"]
     assert len(notebooks.chosen([], repo)) == 4
@@ -102,6 +165,8 @@ def test_table_of_notebooks(repo: Path) -> None:
     badge = f"[![Open 00_first in Colab]({readme.BADGE})]({goal})"
     row = f"| 00 | [First \\| foremost](nbs/00_first.ipynb) | What First \\| foremost is about. | 45 s | {badge} |"
     assert row in text.splitlines()
+    assert "| 01 | [Wheel](nbs/engine/01_wheel.ipynb) | What Wheel is about. | - |" in text.splitlines()
+    assert text.count(readme.BADGE) == 2, "only chapters open in Colab"
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert text.index("10_last") < text.index("engine/01_wheel") and "index.ipynb" not in text
     assert readme.rewritten(text, repo) == text

@@ -10,9 +10,10 @@ import sysconfig
 from collections.abc import Iterator
 from configparser import ConfigParser
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 
@@ -195,9 +196,18 @@ def library_files(root: Path = ROOT) -> list[Path]:
 
 
 def digits_in_force() -> str:
-    """'mnist' where real MNIST is at hand without a download, else 'standin'."""
-    named = os.environ.get("PIXELS_TO_RESNET_IDX")
-    if named and Path(named).is_dir():
-        return "mnist"
-    cache = Path(os.environ.get("FASTAI_HOME", "~/.fastai")).expanduser() / "data"
-    return "mnist" if any((cache / name).is_dir() for name in ("mnist_png", "mnist_sample")) else "standin"
+    """'mnist' where the library finds all of real MNIST without a download, else 'standin'. Looked up once for each environment."""
+    return _digits_found(*map(os.environ.get, ("PIXELS_TO_RESNET_IDX", "FASTAI_HOME", "PIXELS_TO_RESNET_HOME")))
+
+
+@lru_cache
+def _digits_found(*_: str | None) -> str:
+    from pixels_to_resnet.idx import DataError
+    from pixels_to_resnet.sources import find_source
+
+    with mock.patch.dict(os.environ, {"PIXELS_TO_RESNET_OFFLINE": "1"}):
+        try:
+            found = {find_source(name, "mnist", say=lambda _: None).dataset for name in ("mnist_sample", "mnist_png")}
+        except DataError:
+            return "standin"
+    return "mnist" if found == {"MNIST"} else "standin"

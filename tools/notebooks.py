@@ -1,6 +1,7 @@
 """`python -m tools.notebooks`: run every notebook from top to bottom in a fresh kernel and save its outputs.
 
 A notebook is saved only when all of it ran, and in one step. Saved outputs are those of real MNIST; on the stand-in nothing is saved.
+The digits are written as folders of pictures before the first notebook runs, so that no saved output depends on who made them.
 """
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from typing import Any
 
 import nbformat
 
+from pixels_to_resnet.idx import DataError
+from pixels_to_resnet.sources import digits_path
 from tools.course import ROOT, digits_in_force, notebook_paths, script
 from tools.execute import NotebookFailed, execute
 
@@ -58,7 +61,11 @@ def note_times(file: Path, seconds: dict[str, float]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description="Run notebooks top to bottom and save their outputs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.notebooks",
+        description="Run notebooks top to bottom and save their outputs. "
+        "Real MNIST is needed: set PIXELS_TO_RESNET_IDX to a folder of its four IDX files, or have it in fastai's cache.",
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these notebooks, by path, file name or stem")
     parser.add_argument("--times", type=Path, metavar="FILE", help="note the seconds in this JSON file (tools/times.json feeds README.md)")
     parser.add_argument("--allow-standin", action="store_true", help="run on the stand-in too, without saving")
@@ -74,6 +81,12 @@ def main(argv: list[str] | None = None) -> int:
         paths = chosen(args.only)
     except ValueError as error:
         parser.error(str(error))
+    try:
+        for name in ("mnist_sample", "mnist_png"):
+            digits_path(name, say=print)
+    except DataError as error:
+        print(error)
+        return 1
     seconds = {}
     for path in paths:
         name = path.relative_to(ROOT).as_posix()

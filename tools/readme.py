@@ -30,26 +30,24 @@ def badge(notebook: Notebook, cfg: dict[str, str]) -> str:
     return f"[![Open {Path(notebook.name).stem} in Colab]({BADGE})]({goal})"
 
 
-def _rows(chosen: list[Notebook], times: dict[str, float], cfg: dict[str, str]) -> list[str]:
-    def row(notebook: Notebook) -> str:
-        name, summary = (text.replace("|", r"\|") for text in (notebook.title, notebook.summary))
-        number = Path(notebook.name).stem.split("_")[0]
-        link = f"[{name}]({notebook.name})"
-        return f"| {number} | {link} | {summary} | {duration(times.get(notebook.name))} | {badge(notebook, cfg)} |"
-
-    return ["| | Notebook | What you leave with | Runs in | |", "|---|---|---|---|---|", *map(row, chosen)]
+def _row(notebook: Notebook, times: dict[str, float]) -> str:
+    name, summary = (text.replace("|", r"\|") for text in (notebook.title, notebook.summary))
+    number = Path(notebook.name).stem.split("_")[0]
+    return f"| {number} | [{name}]({notebook.name}) | {summary} | {duration(times.get(notebook.name))} |"
 
 
 def table(root: Path = ROOT) -> str:
-    """The chapters, then the engine room, with the seconds each took when it was last timed."""
+    """The chapters with their badges, then the engine room, with the seconds each took when it was last timed."""
     saved = root / "tools" / "times.json"
     times = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() else {}
     every = notebooks(root)
     chapters = [n for n in every if n.is_chapter]
     engine = [n for n in every if n.module and not n.is_chapter]
-    parts = _rows(chapters, times, settings(root))
+    parts = ["| | Chapter | What you leave with | Runs in | |", "|---|---|---|---|---|"]
+    parts += [f"{_row(n, times)} {badge(n, settings(root))} |" for n in chapters]
     if engine:
-        parts += ["", "The engine room, for those who want to see how the library reads and draws:", "", *_rows(engine, times, settings(root))]
+        parts += ["", "The engine room, for those who want to see how the library reads and draws:", ""]
+        parts += ["| | Notebook | What it does | Runs in |", "|---|---|---|---|", *(_row(n, times) for n in engine)]
     return "\n".join(parts)
 
 

@@ -7,7 +7,8 @@ import re
 import tokenize
 from pathlib import Path
 
-from tools.course import Cell, Notebook, notebooks
+from tools.course import Cell, Notebook, notebooks, settings
+from tools.guards.links import GITHUB
 
 SHORT, LONGEST, SHARE_SHORT, SHARE_PROSE, ASSERTIONS, BOXES = 10, 20, 0.9, 0.4, 8, 3
 SECTIONS = ("What to remember", "Quiz", "Exercises", "Further reading")
@@ -124,6 +125,43 @@ def check_notebook_anatomy(notebook: Notebook) -> list[str]:
     return check_first_cell(notebook) + check_cells(notebook) if notebook.module else check_cells(notebook)
 
 
+def imports(cell: Cell, module: str) -> bool:
+    """Whether a cell imports `module` or a part of it."""
+    return re.search(rf"^[ \t]*(?:from|import)[ \t]+{re.escape(module)}\b", cell.body, re.M) is not None
+
+
+def installs(cell: Cell, lib: str, git_url: str) -> bool:
+    """Whether a cell installs the library from its repository where it is missing, unseen on the site."""
+    asks = re.search(rf"^if\s+importlib\.util\.find_spec\(([\"']){re.escape(lib)}\1\)\s+is\s+None\s*:", cell.body, re.M)
+    does = re.search(rf"^[ \t]+%pip install -q git\+{re.escape(git_url)}[ \t]*$", cell.body, re.M)
+    return bool("hide" in cell.flags and asks and does and asks.start() < does.start())
+
+
+def check_colab(notebook: Notebook, lib: str, git_url: str) -> list[str]:
+    """Complaints about a notebook that people open in Colab: it must install the library before it first imports it."""
+    first = next((i for i, cell in enumerate(notebook.code) if imports(cell, lib)), None)
+    if first is None or any(installs(cell, lib, git_url) for cell in notebook.code[:first]):
+        return []
+    return [
+        f"{notebook.name}: README.md opens it in Colab, where {lib} is missing; put a cell before its first import, with `#| hide`, "
+        f'`import importlib.util`, `if importlib.util.find_spec("{lib}") is None:` and, indented, `%pip install -q git+{git_url}`.'
+    ]
+
+
+def in_colab(root: Path) -> set[str]:
+    """The names of the notebooks that README.md opens in Colab."""
+    readme = root / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    found = (m[3].strip("/").split("/") for m in GITHUB.finditer(text) if m[0].startswith("colab."))
+    return {"/".join(rest[2:]) for rest in found if rest[0] == "blob"}
+
+
 def check_anatomy(root: Path) -> list[str]:
-    """Every notebook."""
-    return [complaint for notebook in notebooks(root) for complaint in check_notebook_anatomy(notebook)]
+    """Every notebook; those that README.md opens in Colab must run there."""
+    cfg, opened = settings(root), in_colab(root)
+    return [
+        complaint
+        for notebook in notebooks(root)
+        for complaint in check_notebook_anatomy(notebook)
+        + (check_colab(notebook, cfg["lib_name"], cfg["git_url"]) if notebook.name in opened else [])
+    ]

@@ -30,22 +30,27 @@ def _nbdev(command: str, folder: Path) -> str:
     return ""
 
 
+def _lines(path: Path) -> bytes:
+    """A file with its lines ended as on Linux; nbdev ends them as the system does, git here never with a carriage return."""
+    return path.read_bytes().replace(b"\r\n", b"\n")
+
+
 def check_clean(root: Path) -> list[str]:
     """`nbdev_clean` would change no notebook (tried on a copy)."""
     with tempfile.TemporaryDirectory(prefix="clean") as temporary:
         copy = Path(temporary)
         _copy(root, copy)
         nbs = copy / settings(root)["nbs_path"]
-        before = {p: p.read_bytes() for p in sorted(nbs.rglob("*.ipynb"))}
+        before = {p: _lines(p) for p in sorted(nbs.rglob("*.ipynb"))}
         failed = _nbdev("nbdev_clean", copy)
-        changed = [p.relative_to(copy).as_posix() for p, data in before.items() if p.read_bytes() != data]
+        changed = [p.relative_to(copy).as_posix() for p, data in before.items() if _lines(p) != data]
     return ([f"{failed}; repair the notebook it names."] if failed else []) + [
         f"{name} is not clean; run `nbdev_clean` and commit the result." for name in changed
     ]
 
 
 def check_in_step(root: Path) -> list[str]:
-    """The library holds, byte for byte, what `nbdev_export` writes from the notebooks (tried on a copy), and nothing else."""
+    """The library holds what `nbdev_export` writes from the notebooks (tried on a copy), but for the ends of lines, and nothing else."""
     lib = settings(root)["lib_path"]
     with tempfile.TemporaryDirectory(prefix="export") as temporary:
         copy = Path(temporary)
@@ -53,9 +58,9 @@ def check_in_step(root: Path) -> list[str]:
         for path in (copy / lib).rglob("*.py"):
             path.unlink()
         failed = _nbdev("nbdev_export", copy)
-        fresh = {p.relative_to(copy).as_posix(): p.read_bytes() for p in (copy / lib).rglob("*.py")}
+        fresh = {p.relative_to(copy).as_posix(): _lines(p) for p in (copy / lib).rglob("*.py")}
     found = (p for p in (root / lib).rglob("*.py") if not OUTPUT_FOLDERS.intersection(p.relative_to(root).parts))
-    saved = {p.relative_to(root).as_posix(): p.read_bytes() for p in found}
+    saved = {p.relative_to(root).as_posix(): _lines(p) for p in found}
     remedy = "run `nbdev_export` and commit the result."
     return (
         ([f"{failed}; repair the notebook it names."] if failed else [])

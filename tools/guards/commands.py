@@ -1,4 +1,4 @@
-"""Every command that README.md and CONTRIBUTING.md show exists."""
+"""Every command that README.md, CONTRIBUTING.md and the prose of a notebook show exists."""
 from __future__ import annotations
 
 import contextlib
@@ -11,7 +11,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.course import ROOT, script, settings
+from tools.course import ROOT, notebooks, script, settings
 
 PAGES = ("README.md", "CONTRIBUTING.md")
 BLOCK = re.compile(r"^ *```+ *(?:sh|bash|shell|console|zsh)\b[^\n]*\n(.*?)^ *```+ *$", re.S | re.M)
@@ -137,19 +137,19 @@ def _check_python(rest: list[str], complete: bool, root: Path, parser: ArgumentP
 
 
 def check_commands(root: Path) -> list[str]:
-    """README.md and CONTRIBUTING.md."""
+    """README.md, CONTRIBUTING.md and every notebook."""
     parser = climb_parser(root)
     complaints = []
     if parser is None and root == ROOT:
         complaints.append("The module climb has no function make_parser, so its flags cannot be checked; export one.")
-    for page in PAGES:
-        if not (root / page).exists():
-            complaints.append(f"{page} is missing; write it.")
-            continue
-        for words, complete in shown_commands((root / page).read_text(encoding="utf-8")):
+    complaints += [f"{page} is missing; write it." for page in PAGES if not (root / page).exists()]
+    texts = [(page, (root / page).read_text(encoding="utf-8")) for page in PAGES if (root / page).exists()]
+    texts += [(cell.where, cell.source) for notebook in notebooks(root) for cell in notebook.prose]
+    for where, text in texts:
+        for words, complete in shown_commands(text):
             wrong = check_command(words, complete, root, parser)
             if wrong:
-                complaints.append(f"{page}: `{' '.join(words)}` does not work: {wrong}; correct the page or the command.")
+                complaints.append(f"{where}: `{' '.join(words)}` does not work: {wrong}; correct the page or the command.")
     return complaints
 
 

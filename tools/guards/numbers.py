@@ -1,7 +1,15 @@
 """Every decimal number and every percentage in a notebook's prose is produced by a cell of that notebook.
 
-The rule: the number, to the digits printed in the prose, is the rounding of a number in an output. A percentage may also be the
-rounding of a hundred times an output. A number from elsewhere says so, directly behind it: `98.28 % (quoted: chapter 06)`.
+The rule: the number, to the digits printed in the prose, is the rounding of a number that an output shows with at least as many
+digits. A percentage may also be the rounding of a hundred times an output. A number from elsewhere says so, directly behind it:
+`98.28 % (quoted: chapter 06)`.
+
+So that a wrong number is not let through because some output happens to round to it:
+
+- the output stands in the same section of the notebook (they begin at `##`) or in an earlier one;
+- a number of one or two significant digits counts only if an output of its own section shows it; in the sections of ANYWHERE, which look
+  back, any earlier section will do. Of an output with more than CROWD numbers it must be one as it stands there, not rounded: a table or a
+  long list has something that rounds to nearly every one.
 
 Not looked at: code blocks between fences, addresses, DOIs, HTML tags, version numbers (`2.4.14`, `Python 3.10`), references to
 sections, figures, tables and equations (`section 3.2`).
@@ -35,6 +43,10 @@ VERSION_OF = re.compile(
     r"(?:\s*[(<>=~]{0,2}\s*|-|, )|\bv)$"
 )
 REFERENCE = re.compile(r"(?:\b(?:sections?|chapters?|figures?|fig\.?|tables?|equations?|eq\.?|appendix)|§)[\s~]*\(?$", re.I)
+CROWD, EXACT = 12, 3
+ANYWHERE = ("What to remember", "Quiz", "Exercises")
+SECTION = re.compile(r"^##[ \t]+(?P<title>.+?)[ \t]*(?:\{[^}\n]*\})?[ \t]*#*$", re.M)
+FENCED = re.compile(r"^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)`*~*\s*$", re.S | re.M)
 NOT_PROSE = re.compile(
     r"^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)`*~*\s*$|<!--.*?-->|\]\([^)\s]*(?:\s+\"[^\"]*\")?\)|<[a-zA-Z/][^>]*>"
     r"|https?://\S+|(?:doi:\s*)?\b10\.\d{4,}/\S+|arXiv:\s*\d{4}\.\d+|^#+\s+[1-9]\d?(?:\.\d{1,2})*\.?\s",
@@ -44,7 +56,7 @@ NOT_PROSE = re.compile(
 
 @dataclass(frozen=True)
 class Mention:
-    """A number as the prose prints it."""
+    """A number as the prose prints it: `digits` behind the point, `figures` significant ones."""
 
     text: str
     value: Decimal
@@ -52,14 +64,24 @@ class Mention:
     percent: bool
     quoted: str | None
 
+    @property
+    def figures(self) -> int:
+        return max(1, abs(self.value).adjusted() + 1 + self.digits) if self.value else 1
+
 
 @dataclass(frozen=True)
 class Produced:
-    """A number as an output prints it; `fraction` if it has a decimal point, `percent` if it is stated in percent."""
+    """A number as an output prints it, with `digits` behind the point; `fraction` if it has a point, `percent` if it is stated in percent.
+
+    `crowded` if more than CROWD numbers stand in the same output, and `section` counts the headings before it.
+    """
 
     value: Decimal
+    digits: int
     fraction: bool
     percent: bool
+    crowded: bool = False
+    section: int = 0
 
 
 def _value(match: re.Match[str]) -> Decimal:
@@ -112,45 +134,78 @@ def output_texts(cell: Cell) -> Iterator[str]:
                 yield html.unescape(re.sub(r"<style.*?</style>|<script.*?</script>|<[^>]*>", " ", joined(content), flags=re.S))
 
 
+def sections(notebook: Notebook) -> Iterator[tuple[Cell, int, str, str]]:
+    """The cells with the number and the title of their section and their prose; a cell with a heading inside comes once for each part."""
+    number, title = 0, ""
+    for cell in notebook.cells:
+        if cell.kind == "code":
+            yield cell, number, title, f"{cell.option('fig-cap', '')}\n\n{cell.option('fig-alt', '')}"
+        elif cell.kind == "markdown":
+            begin = 0
+            for heading in SECTION.finditer(FENCED.sub(blank, cell.source)):
+                yield cell, number, title, cell.source[begin : heading.start()]
+                begin, number, title = heading.start(), number + 1, heading["title"]
+            yield cell, number, title, cell.source[begin:]
+
+
 def produced(notebook: Notebook) -> set[Produced]:
     """Every number in the outputs of a notebook."""
     found = set()
-    for cell in notebook.code:
+    for cell, section, _, _ in sections(notebook):
         for text in output_texts(cell):
             in_percent = "%" in text or "percent" in text.lower() or "per cent" in text.lower()
-            for match in IN_OUTPUT.finditer(text):
-                fraction = "." in match["number"] or bool(match["power"])
-                found.add(Produced(_value(match), fraction, bool(match["percent"]) or (in_percent and fraction)))
+            matches = list(IN_OUTPUT.finditer(text))
+            for match in matches:
+                fraction, value = "." in match["number"] or bool(match["power"]), _value(match)
+                percent = bool(match["percent"]) or (in_percent and fraction)
+                found.add(Produced(value, _digits(match, value), fraction, percent, len(matches) > CROWD, section))
     return found
 
 
-def _rounds_to(value: Decimal, mention: Mention) -> bool:
+def _rounds_to(value: Decimal, digits: int, mention: Mention) -> bool:
     unit = Decimal(1).scaleb(-mention.digits)
-    return any(value.quantize(unit, rounding=way) == mention.value for way in (ROUND_HALF_EVEN, ROUND_HALF_UP, ROUND_HALF_DOWN))
+    ways = (ROUND_HALF_EVEN, ROUND_HALF_UP, ROUND_HALF_DOWN)
+    return digits >= mention.digits and any(value.quantize(unit, rounding=way) == mention.value for way in ways)
 
 
-def is_produced(mention: Mention, outputs: set[Produced]) -> bool:
-    """Whether an output rounds to the number of the prose."""
+def _counts(output: Produced, mention: Mention, section: int, looks_back: bool) -> bool:
+    if mention.figures >= EXACT:
+        return output.section <= section
+    as_it_stands = (output.value, output.digits) == (mention.value, mention.digits)
+    return (as_it_stands or not output.crowded) and (output.section <= section if looks_back else output.section == section)
+
+
+def is_produced(mention: Mention, outputs: set[Produced], section: int = 0, looks_back: bool = False) -> bool:
+    """Whether an output that counts for the prose of `section` rounds to the number; `looks_back` for the sections of ANYWHERE."""
+    counting = [o for o in outputs if abs(o.value) < Decimal("1e20") and _counts(o, mention, section, looks_back)]
     if mention.percent:
-        return any((o.percent and _rounds_to(o.value, mention)) or (o.fraction and _rounds_to(o.value * 100, mention)) for o in outputs)
-    return any(abs(o.value) < Decimal("1e20") and _rounds_to(o.value, mention) for o in outputs)
+        return any(
+            (o.percent and _rounds_to(o.value, o.digits, mention)) or (o.fraction and _rounds_to(o.value * 100, o.digits - 2, mention))
+            for o in counting
+        )
+    return any(_rounds_to(o.value, o.digits, mention) for o in counting)
 
 
 def check_notebook_numbers(notebook: Notebook) -> list[str]:
     """Complaints about one notebook; captions and alt texts of figures count as prose."""
     outputs = produced(notebook)
     complaints = []
-    for cell in notebook.cells:
-        prose = cell.source if cell.kind == "markdown" else f"{cell.option('fig-cap', '')}\n{cell.option('fig-alt', '')}"
-        if cell.kind not in ("markdown", "code"):
-            continue
+    for cell, section, title, prose in sections(notebook):
         for mention in mentions(prose):
             if mention.quoted == "":
                 complaints.append(f"{cell.where}: {mention.text} is quoted from nowhere; name the source, as in `(quoted: chapter 06)`.")
-            elif mention.quoted is None and not is_produced(mention, outputs):
-                remedy = f"show it in a cell, or write `{mention.text} (quoted: its source)`"
-                complaints.append(f"{cell.where}: no output of this notebook gives {mention.text}; {remedy}.")
+            elif mention.quoted is None and not is_produced(mention, outputs, section, title in ANYWHERE):
+                complaints.append(f"{cell.where}: {_why_not(mention, outputs)}")
     return complaints
+
+
+def _why_not(mention: Mention, outputs: set[Produced]) -> str:
+    remedy = f"show it in a cell, or write `{mention.text} (quoted: its source)`"
+    if not is_produced(mention, outputs, max((o.section for o in outputs), default=0), True):
+        return f"no output of this notebook gives {mention.text}; {remedy}."
+    if mention.figures >= EXACT:
+        return f"no output gives {mention.text} in this section or an earlier one; move it down, or {remedy}."
+    return f"no short output of this section gives {mention.text}, which many a number rounds to; print it with {EXACT} figures, or {remedy}."
 
 
 def check_numbers(root: Path) -> list[str]:

@@ -14,7 +14,7 @@ RULES = {
     "a warning": re.compile(r"\b\w*Warning\b\s*:|\bwarnings?\.warn\("),
     "a traceback": re.compile(r"Traceback \(most recent call last\)"),
     "an absolute path": re.compile(
-        rf"{MACHINE_PATH.pattern}|(?<![\w.:/<])/(?:usr|etc|var|opt|mnt|srv|dev|proc|content|kaggle|Volumes)/[\w.-]|PosixPath\('/|\b[A-Za-z]:\\\\?[\w.]|file://"
+        rf"{MACHINE_PATH.pattern}|(?<![\w.:/<])/{{1,3}}(?:usr|etc|var|opt|mnt|srv|dev|proc|content|kaggle|media|Volumes)/[\w.-]|PosixPath\('/|\b[A-Za-z]:\\\\?[\w.]|file://"
     ),
     "a memory address": re.compile(r"\bat 0x[0-9a-fA-F]{4,}|\b0x[1-9a-fA-F][0-9a-fA-F]{7,}"),
     "control characters": re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)"),

@@ -8,7 +8,10 @@ from pathlib import Path
 from tools.course import text_files
 
 MACHINE_PATH = re.compile(
-    r"(?<![\w.~})/-])/(?:work|root|home|tmp|Users|private|mnt/\w|content)(?=[/\s\"'`,;:)\]]|$)|\b[A-Za-z]:\\+(?:Users|Windows|Program)", re.M
+    r"(?<![\w.~})/-])(?<!https:)(?<!http:)/{1,3}(?:(?:work|root|home|tmp|Users|private|content)(?=[/\s\"'`,;:)\]]|$)"
+    r"|(?:opt|srv|mnt|media|Volumes|var/(?:folders|tmp|home|lib|log|cache))/[\w.~-])"
+    r"|\b[A-Za-z]:[\\/]+(?:Users|Windows|Program|Documents and)",
+    re.M,
 )
 REGISTRY = re.compile(
     r"\b(?:(?:test\.)?pypi\.(?:org|python\.org)|files\.pythonhosted\.org|(?:download|wheels)\.pytorch\.org"

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 PINNED = re.compile(r"[^@\s]+@[0-9a-f]{40}$")
+# What whoever opens an issue or a pull request chooses: the title, the text, the name of the branch.
+FOREIGN = re.compile(r"\$\{\{(?:(?!\}\}).)*?\bgithub\s*(?:\.\s*|\[\s*['\"])(?:event|head_ref)\b(?:(?!\}\}).)*\}\}", re.S)
 
 
 def _schema(schema: str, paths: list[Path], root: Path) -> list[str]:
@@ -25,6 +27,21 @@ def _uses(workflow: dict[str, Any]) -> list[str]:
     jobs = workflow.get("jobs") or {}
     steps = [step for job in jobs.values() for step in job.get("steps") or []]
     return [used["uses"] for used in [*jobs.values(), *steps] if "uses" in used]
+
+
+def _check_job(name: str, job: str, body: dict[str, Any]) -> list[str]:
+    complaints = []
+    if "timeout-minutes" not in body and "uses" not in body:
+        complaints.append(f"{name}: the job {job} has no timeout-minutes; add it.")
+    if body.get("permissions") == "write-all":
+        complaints.append(f"{name}: the job {job} may write everything; name the one right that it needs, such as `pages: write`.")
+    for step in body.get("steps") or []:
+        for script in (step.get("run"), (step.get("with") or {}).get("script")):
+            found = FOREIGN.search(str(script or ""))
+            if found:
+                remedy = "put it into `env:` and use the variable, quoted"
+                complaints.append(f"{name}: the job {job} writes {found[0]}, which a stranger chooses, into a script; {remedy}.")
+    return complaints
 
 
 def check_workflow(name: str, text: str) -> list[str]:
@@ -44,10 +61,7 @@ def check_workflow(name: str, text: str) -> list[str]:
         complaints.append(f"{name}: no permissions at the top level; write `permissions:` and `contents: read` below it.")
     elif rights == "write-all" or (isinstance(rights, dict) and "write" in rights.values()):
         complaints.append(f"{name}: the top level gives the right to write; give it to the one job that needs it.")
-    complaints += [
-        f"{name}: the job {job} has no timeout-minutes; add it." for job, body in jobs.items() if "timeout-minutes" not in body and "uses" not in body
-    ]
-    return complaints
+    return complaints + [complaint for job, body in jobs.items() for complaint in _check_job(name, job, body)]
 
 
 def check_workflows(root: Path) -> list[str]:

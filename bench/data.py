@@ -1,0 +1,169 @@
+"""How long digits take to load, and the library to import, against the usual ways: `python -m bench.data`.
+
+All ways take turns, round after round, so that a slow minute of the machine hits them alike; the medians are compared. Ratios are
+what counts: seconds differ from machine to machine. Writes bench/data.json and bench/data.md.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pixels_to_resnet.data import load_digits, read_folder
+from pixels_to_resnet.layouts import LAYOUTS
+from pixels_to_resnet.pictures import list_png_folder, read_png_folder
+from pixels_to_resnet.sources import digits_path
+from tools.course import script
+
+HERE = Path(__file__).resolve().parent
+PIL_LOOP, DECODE, FIRST, CACHED = "loop over PIL", "first decode", "first decode, and the cache written", "from the cache"
+FASTAI = "import fastai.vision.all"
+COMMANDS = {
+    FASTAI: ["-c", FASTAI],
+    "import pixels_to_resnet.data": ["-c", "import pixels_to_resnet.data"],
+    "import pixels_to_resnet.climb": ["-c", "import pixels_to_resnet.climb"],
+    "climb --help": None,
+    "import torch (for comparison)": ["-c", "import torch"],
+    "python, nothing imported": ["-c", "pass"],
+}
+GOALS = {
+    (DECODE, 12396): 1.9, (CACHED, 12396): 100,
+    ("import pixels_to_resnet.data", 0): 3.7 / 1.2, ("climb --help", 0): 3.7 / 0.5,
+}  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on, in general terms."""
+    names = [line.split(":", 1)[1].strip() for line in _cpu_info() if line.startswith("model name")]
+    libraries = {name: version(name) for name in ("numpy", "pillow", "torch", "fastai")}
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version(), **libraries}
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def loop_over_pil(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a folder of pictures, one file after the other, as most tutorials do it."""
+    images, labels = [], []
+    for label, paths in list_png_folder(folder).items():
+        for path in paths:
+            with Image.open(path) as picture:
+                images.append(np.array(picture))
+            labels.append(label)
+    return np.stack(images), np.array(labels)
+
+
+def take_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round; one more round goes before and does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            begun = time.perf_counter()
+            result = way()
+            taken = time.perf_counter() - begun
+            del result
+            if number:
+                seconds[name].append(taken)
+    return seconds
+
+
+def loading(folders: list[Path], home: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds for all digits in `folders`, whose array cache is in `home`."""
+
+    def first() -> list[Any]:
+        for file in (home / "arrays").glob("*.safetensors"):
+            file.unlink()
+        return cached()
+
+    def cached() -> list[Any]:
+        return [read_folder(folder) for folder in folders]
+
+    ways = {PIL_LOOP: lambda: [loop_over_pil(f) for f in folders], DECODE: lambda: [read_png_folder(f) for f in folders]}
+    same = [np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) for a, b in zip(*(way() for way in ways.values()))]
+    if not all(same):
+        raise SystemExit("the ways do not read the same digits")
+    return take_turns(ways | {FIRST: first, CACHED: cached}, rounds)
+
+
+def starting(rounds: int) -> dict[str, list[float]]:
+    """Seconds of whole processes that import something and end."""
+
+    def process(arguments: list[str] | None) -> Callable[[], Any]:
+        command = [sys.executable, *arguments] if arguments else [script("climb"), "--help"]
+        return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    return take_turns({name: process(arguments) for name, arguments in COMMANDS.items()}, rounds)
+
+
+def rows(seconds: dict[str, list[float]], n: int = 0) -> list[dict[str, Any]]:
+    """For each way its median, range, and how many times faster than the first it is; the goal where there is one."""
+    anchor = median(next(iter(seconds.values())))
+    return [
+        {"way": way, "images": n, "median": round(median(taken), 5), "least": round(min(taken), 5), "most": round(max(taken), 5),
+         "times_faster": round(anchor / median(taken), 2), "goal": GOALS.get((way, n)), "rounds": len(taken)}
+        for way, taken in seconds.items()
+    ]  # fmt: skip
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    about = report["machine"]
+    versions = ", ".join(f"{name} {about[name]}" for name in ("python", "numpy", "pillow", "torch", "fastai"))
+    lines = [
+        "# Loading digits and importing the library", "",
+        f"Written by `python -m bench.data`. {about['cpu']}, {about['cores']} cores, {about['system']}; {versions}. Digits: {report['dataset']}. "
+        "The ways take turns; medians of the rounds, in seconds. The pictures are in the operating system's memory, so no disk is measured; "
+        "what comes from the cache is checked, byte by byte, as always.", "",
+        "| images | way | median | least to most | times faster | goal |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in report["rows"]:
+        goal = f"{row['goal']:.1f}" if row["goal"] else ""
+        n = f"{row['images']:,}" if row["images"] else ""
+        spread = f"{row['least']:.4f} to {row['most']:.4f}"
+        lines.append(f"| {n} | {row['way']} | {row['median']:.4f} | {spread} | {row['times_faster']:.1f} | {goal} |")
+    return "\n".join(lines) + "\n"
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Everything, in a home of its own."""
+    with tempfile.TemporaryDirectory(prefix="bench") as home:
+        os.environ["PIXELS_TO_RESNET_HOME"] = home
+        dataset, found = load_digits().dataset, []
+        for name, parts in (("mnist_sample", ["train"]), ("mnist_png", list(LAYOUTS["mnist_png"].folders.values()))):
+            folders = [digits_path(name) / part for part in parts]
+            n = sum(len(paths) for folder in folders for paths in list_png_folder(folder).values())
+            found += rows(loading(folders, Path(home), rounds), n)
+        found += rows(starting(rounds))
+    return {"machine": machine(), "dataset": dataset, "rows": found}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.data", description="Measure loading and importing.")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="how many rounds (default: 7)")
+    parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="where data.json and data.md go (default: bench)")
+    args = parser.parse_args(argv)
+    report = measure(args.rounds)
+    (args.out / "data.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (args.out / "data.md").write_text(as_markdown(report), encoding="utf-8")
+    print(as_markdown(report), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
