@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixels_to_resnet import climb, pixel_similarity
+from pixels_to_resnet import climb, pixel_similarity, runner
 from pixels_to_resnet.data import Digits, DigitSplits
 from pixels_to_resnet.idx import IDX_FILES, idx_bytes
 
@@ -107,10 +107,13 @@ def test_a_bad_request_gets_one_sentence_and_status_2(
     assert climb.main([*words, "--quiet", "--out", str(tmp_path / "out")]) == 2
     said = capfd.readouterr()
     assert said.out == "" and said.err.startswith("climb: ") and said.err.count("\n") == 1 and sentence in said.err
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out/*"))
 
 
-@pytest.mark.parametrize("words", [["--epochs", "0"], ["--epochs", "many"], ["--data", "cifar"], ["--device", "abacus"], ["--no-such-flag"]])
+REFUSED = "--epochs 0|--epochs many|--data cifar|--device abacus|--no-such-flag|--seed -1|--seed " + "9" * 30
+
+
+@pytest.mark.parametrize("words", [words.split() for words in REFUSED.split("|")])
 def test_a_word_the_parser_does_not_know_is_refused(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         climb.main(words)
@@ -167,7 +170,7 @@ def test_examine_agrees_with_counting_by_hand() -> None:
     images[3:] = 255
     digits = Digits(images, torch.tensor([3, 3, 3, 7, 7, 3]))
     splits = DigitSplits(Digits(images[[0, 3]], torch.tensor([3, 7])), digits, "tiny", "here")
-    record, answers = climb.examine(climb.RUNGS[0], splits, torch.device("cpu"))
+    record, answers = runner.examine(climb.RUNGS[0], splits, torch.device("cpu"))
     assert answers.tolist() == [3, 3, 3, 7, 7, 7]
     assert record["accuracy"] == 5 / 6 and record["accuracy_by_class"] == {"3": 3 / 4, "7": 1.0}
     assert record["band"] is None and record["within_band"] is None
@@ -187,4 +190,55 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path) -> None:
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130 and "interrupted" in said and "Traceback" not in said
-    assert not out.exists()
+    assert not list(out.glob("*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals work differently on Windows")
+@pytest.mark.parametrize("seconds", [0.4, 0.9, 1.6])
+def test_an_early_interrupt_says_one_line(seconds: float, tmp_path: Path) -> None:
+    """During the imports, too, where some libraries swallow an interrupt or fall over it."""
+    command = [sys.executable, "-m", "pixels_to_resnet.climb", "--quiet", "--out", str(tmp_path / "out")]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode in (0, 130) and "Traceback" not in said
+    assert not list(tmp_path.glob("out/.*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell is needed")
+@pytest.mark.parametrize(
+    "line, status, json_on_stdout",
+    [("climb --json --quiet 2>&-", 0, True), ("climb 2>&-", 0, False), ("climb --list | true; exit ${PIPESTATUS[0]}", None, False)],
+)
+def test_odd_streams_cause_no_traceback(line: str, status: int | None, json_on_stdout: bool, tmp_path: Path) -> None:
+    line = line.replace("climb", f"'{BIN / 'climb'}' --out '{tmp_path / 'out'}'", 1)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=300)
+    assert status is None or done.returncode == status, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if json_on_stdout:
+        assert json.loads(done.stdout)["rungs"]
+
+
+def test_a_name_the_terminal_cannot_show_is_no_reason_to_fail(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pixels_to_resnet.climb", "--quiet", "--out", str(tmp_path / "caf\u00e9")]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_saved_is_found_out_before_the_climb(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out" / "report.json").mkdir(parents=True)
+    assert call(tmp_path) == 2
+    said = capfd.readouterr()
+    assert said.out == "" and "report.json is a folder" in said.err
+
+
+def test_data_mnist_takes_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    for (images, labels), n in zip(IDX_FILES.values(), (40, 20)):
+        (tmp_path / images).write_bytes(idx_bytes(np.zeros((n, 28, 28), np.uint8)))
+        (tmp_path / labels).write_bytes(idx_bytes(np.arange(n, dtype=np.uint8) % 10))
+    monkeypatch.setenv("FASTAI_HOME", str(tmp_path / "fastai"))
+    monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(tmp_path))
+    assert call(tmp_path, "--data", "mnist") == 2
+    assert "MNIST was not found (PIXELS_TO_RESNET_IDX names unknown digits" in capfd.readouterr().err

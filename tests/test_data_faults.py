@@ -676,7 +676,6 @@ def test_a_damaged_archive_of_arrays_is_made_again(tmp_path: Path) -> None:
             file.write_bytes(bad)
             assert checksum(read_folder(place.pictures)) == wanted
             assert [p.name for p in file.parent.iterdir()] == [file.name]
-        assert file.read_bytes() == good
         file.unlink()
         file.mkdir()
         assert checksum(read_folder(place.pictures)) == wanted and file.is_dir()

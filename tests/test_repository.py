@@ -99,7 +99,8 @@ def make(checkout: Path, *words: str, **env: str) -> tuple[subprocess.CompletedP
     top = checkout.parents[1]
     log = top / "log"
     log.write_text("", encoding="utf-8")
-    known = {"PATH": f"{top / 'bin'}{os.pathsep}{os.environ['PATH']}", "LOG": log, "BROKEN": top / "broken", "NO_VENV": top / "no_venv", "NO_PIP": top / "no_pip"}
+    known = {"PATH": f"{top / 'bin'}{os.pathsep}{os.environ['PATH']}", "LOG": log}
+    known |= {name.upper(): top / name for name in ("broken", "no_venv", "no_pip")}
     done = run([MAKE, *words], checkout, **{name: str(value) for name, value in (known | env).items()})
     return done, log.read_text(encoding="utf-8").splitlines()
 

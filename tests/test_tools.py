@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small import code, md, title, write_notebook, write_repository
 
-from pixels_to_resnet.idx import IDX_FILES, DataError, write_idx
+from pixels_to_resnet.idx import IDX_FILES, DataError, idx_bytes
 from pixels_to_resnet.sources import Source, find_source
 from tools import notebooks, readme
 from tools.course import ROOT, digits_in_force, earlier_modules, load, notebook_paths
@@ -54,7 +54,7 @@ def test_digits_in_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     idx.mkdir()
     for split in IDX_FILES:
         for file, array in zip(IDX_FILES[split], (np.zeros((4, 28, 28), np.uint8), np.arange(4, dtype=np.uint8))):
-            write_idx(idx / file, array)
+            (idx / file).write_bytes(idx_bytes(array))
     monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(idx))
     assert find_source("mnist_png", "mnist").dataset.startswith("unknown digits")
     assert digits_in_force() == "standin", "digits that are not those of MNIST"

@@ -175,15 +175,19 @@ def _counts(output: Produced, mention: Mention, section: int, looks_back: bool) 
     return (as_it_stands or not output.crowded) and (output.section <= section if looks_back else output.section == section)
 
 
+def _gives(output: Produced, mention: Mention) -> bool:
+    if abs(output.value) >= Decimal("1e20"):
+        return False
+    if not mention.percent:
+        return _rounds_to(output.value, output.digits, mention)
+    return (output.percent and _rounds_to(output.value, output.digits, mention)) or (
+        output.fraction and _rounds_to(output.value * 100, output.digits - 2, mention)
+    )
+
+
 def is_produced(mention: Mention, outputs: set[Produced], section: int = 0, looks_back: bool = False) -> bool:
     """Whether an output that counts for the prose of `section` rounds to the number; `looks_back` for the sections of ANYWHERE."""
-    counting = [o for o in outputs if abs(o.value) < Decimal("1e20") and _counts(o, mention, section, looks_back)]
-    if mention.percent:
-        return any(
-            (o.percent and _rounds_to(o.value, o.digits, mention)) or (o.fraction and _rounds_to(o.value * 100, o.digits - 2, mention))
-            for o in counting
-        )
-    return any(_rounds_to(o.value, o.digits, mention) for o in counting)
+    return any(_counts(o, mention, section, looks_back) and _gives(o, mention) for o in outputs)
 
 
 def check_notebook_numbers(notebook: Notebook) -> list[str]:
@@ -201,7 +205,7 @@ def check_notebook_numbers(notebook: Notebook) -> list[str]:
 
 def _why_not(mention: Mention, outputs: set[Produced]) -> str:
     remedy = f"show it in a cell, or write `{mention.text} (quoted: its source)`"
-    if not is_produced(mention, outputs, max((o.section for o in outputs), default=0), True):
+    if not any(_gives(o, mention) for o in outputs):
         return f"no output of this notebook gives {mention.text}; {remedy}."
     if mention.figures >= EXACT:
         return f"no output gives {mention.text} in this section or an earlier one; move it down, or {remedy}."
