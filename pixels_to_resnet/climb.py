@@ -12,14 +12,14 @@ from .runner import Rung
 # %% auto #0
 __all__ = ['RUNGS', 'main']
 
-# %% ../nbs/10_climb.ipynb #9bbfccd6
+# %% ../nbs/10_climb.ipynb #9dc7f983
 RUNGS = (
     Rung(
         name="pixel_similarity",
         does="3 or 7: the nearest mean picture",
         task="mnist_sample",
         fit="pixel_similarity:fit_pixel_similarity",
-        bands={"MNIST": (0.9509, 0.9520), "stand-in": (0.85, 0.90)},
+        bands={"MNIST": (0.9509, 0.9520), "stand-in": (0.85, 0.91)},
     ),
 )
 

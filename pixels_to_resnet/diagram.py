@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -120,10 +121,11 @@ class Diagram:
     def _repr_svg_(self) -> str: return self.svg
 
 # %% ../nbs/engine/06_diagram.ipynb #650bd209
-def diagram(edges: list[Edge], *, title: str = "", rankdir: str = "LR", words: str = "", timeout: float = 10) -> Diagram:
+def diagram(edges: Iterable[Edge], *, title: str = "", rankdir: str = "LR", words: str = "", timeout: float = 10) -> Diagram:
     """Boxes and arrows for `edges`, tuples (from, to) or (from, to, label), by Graphviz or, with a printed line, by matplotlib.
 
     `words` replaces the description 'from -> to -> ...'. Raises `ValueError` for no edges or another `rankdir` than 'LR' and 'TB'."""
+    edges = list(edges)
     if not edges or rankdir not in ("LR", "TB"): raise ValueError("A diagram needs at least one edge, and rankdir 'LR' or 'TB'.")
     words = words or in_words(edges)
     svg, problem = run_dot(dot_source(edges, title, rankdir), timeout)

@@ -146,8 +146,6 @@ def test_new_requirements_are_installed_and_a_moved_folder_starts_anew(checkout:
 def test_a_python_that_is_gone_is_noticed(checkout: Path, how: str) -> None:
     make(checkout, "climb")
     python, no_pip = checkout / ".venv" / "bin" / "python", checkout.parents[1] / "no_pip"
-    stamp = checkout / ".venv" / ".installed"
-    assert stamp.read_text(encoding="utf-8").strip() == str(checkout)
     if how == "removed":
         python.unlink()
         python.symlink_to(checkout / "gone")

@@ -53,10 +53,10 @@ def test_digits_in_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     idx = tmp_path / "idx"
     idx.mkdir()
     for split in IDX_FILES:
-        for file, array in zip(IDX_FILES[split], (np.zeros((4, 28, 28), np.uint8), np.arange(4, dtype=np.uint8))):
+        for file, array in zip(IDX_FILES[split], (np.zeros((10, 28, 28), np.uint8), np.arange(10, dtype=np.uint8))):
             (idx / file).write_bytes(idx_bytes(array))
     monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(idx))
-    assert find_source("mnist_png", "mnist").dataset.startswith("unknown digits")
+    assert find_source("mnist_png").dataset.startswith("unknown digits")
     assert digits_in_force() == "standin", "digits that are not those of MNIST"
     monkeypatch.delenv("PIXELS_TO_RESNET_IDX")
     fastai = tmp_path / "fastai"

@@ -351,7 +351,7 @@ class Campaign:
         usual = self.usual_seconds(cold)
         self.clear(cache=cold)
         how = ("alone", "group")[i % 2]
-        phase, _ = self.run(rng.uniform(0, 1.02 * usual), how)
+        phase, _ = self.run(rng.uniform(0, 1.15 * usual), how)
         found = self.faults()
         self.report.kills += 1
         self.report.phases[how, phase] += 1
@@ -407,7 +407,7 @@ def summary(report: Report) -> str:
     return "\n".join([
         "| killed while | alone | with its workers |", "|---|---|---|", *rows, "",
         f"{report.kills} kills; usual duration {usual}. A complete result under its final name after {report.complete}; "
-        f"something half-made, under a name that says so, after {report.leftovers}. "
+        f"something half-made, under a name that says so, lay there after {report.leftovers}. "
         f"Workers lived on for at most {max(report.orphans, default=0):.1f} s. Faults: {len(report.faults)}.", *report.faults,
     ])  # fmt: skip
 
