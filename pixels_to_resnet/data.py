@@ -23,9 +23,11 @@ from .layouts import LAYOUTS, cache_folder, folder_order
 from .pictures import list_png_folder, read_png_folder
 from .sources import find_source, say_once
 
-# %% ../nbs/00_data.ipynb #9b3e6986
+# %% ../nbs/00_data.ipynb #de87a817
 def _check_digits(images: torch.Tensor, labels: torch.Tensor) -> None:
-    shape, n = tuple(images.shape), len(labels)
+    for what, held in (("images", images), ("labels", labels)):
+        if not isinstance(held, torch.Tensor): raise DataError(f"{what} must be a tensor, not {type(held).__name__}; convert them with torch.from_numpy.")
+    shape, n = tuple(images.shape), labels.numel()
     if images.dtype != torch.uint8 or shape[1:] != (28, 28):
         raise DataError(f"images must be uint8 (n, 28, 28), not {images.dtype} {shape}; convert them first.")
     if labels.dtype != torch.int64 or labels.ndim != 1:
@@ -69,8 +71,8 @@ def checksum(digits: Digits) -> str:
     digest.update(digits.images.cpu().contiguous().numpy())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/00_data.ipynb #6f279a62
-def read_folder(folder: str | Path) -> Digits:
+# %% ../nbs/00_data.ipynb #589bd883
+def read_folder(folder: str | Path, say: Callable[[str], None] = say_once) -> Digits:
     """The pictures in `folder`/label/*.png, class by class, sorted by file name; cached in `cache_folder()`.
 
     They are read again if a file was added, removed or renamed; a picture edited in place goes unnoticed: delete the
@@ -80,7 +82,7 @@ def read_folder(folder: str | Path) -> Digits:
     except OSError: list_png_folder(folder); raise
     def make() -> dict[str, np.ndarray]: return dict(zip(("images", "labels"), read_png_folder(folder)))
     file = cache_folder() / "arrays" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    return Digits(**cached_arrays(file, f"{folder} {stamp}", make))
+    return Digits(**cached_arrays(file, f"{folder} {stamp}", make, say))
 
 # %% ../nbs/00_data.ipynb #8901a611
 def in_folder_order(images: np.ndarray, labels: np.ndarray, classes: Iterable[int] = range(10)) -> Digits:
@@ -101,14 +103,14 @@ class DigitSplits:
     dataset: str
     origin: str
 
-# %% ../nbs/00_data.ipynb #bc7546a8
+# %% ../nbs/00_data.ipynb #8e998d26
 def load_digits(name: str = "mnist_sample", data: str = "auto", say: Callable[[str], None] = say_once) -> DigitSplits:
     """The data set `name`: "mnist_sample", 3s and 7s, or "mnist_png", all ten digits; as tensors, without writing pictures.
 
     `data` is "auto", "mnist" or "standin" (see `find_source`). It is called MNIST only if both checksums are MNIST's.
     Raises `DataError`."""
     source, layout = find_source(name, data, say), LAYOUTS[name]
-    if source.folder: train, valid = (read_folder(source.folder / folder) for folder in layout.folders.values())
+    if source.folder: train, valid = (read_folder(source.folder / folder, say) for folder in layout.folders.values())
     else: train, valid = (in_folder_order(*pair, layout.classes) for pair in source.arrays().values())
     genuine = all(checksum(part) in KNOWN_CHECKSUMS for part in (train, valid))
     dataset = "MNIST" if genuine else source.dataset if source.dataset != "MNIST" else "unknown digits"

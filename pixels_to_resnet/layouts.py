@@ -33,10 +33,11 @@ MNIST_COUNTS = {
     "test": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
 }
 
-# %% ../nbs/engine/08_layouts.ipynb #575a2c86
+# %% ../nbs/engine/08_layouts.ipynb #1e6606a6
 def count_files(folder: Path) -> int:
-    "How many files `folder` holds; hidden ones, which some systems add, do not count. 0 if there is no such folder."
-    return sum(not name.startswith(".") for name in os.listdir(folder)) if folder.is_dir() else 0
+    "How many files `folder` holds; hidden ones, which some systems add, do not count. 0 if there is no such folder. Raises `DataError` if it may not be listed."
+    try: return sum(not name.startswith(".") for name in os.listdir(folder)) if folder.is_dir() else 0
+    except OSError as e: raise DataError(f"{folder} cannot be listed ({e.strerror}); check its permissions.") from e
 
 # %% ../nbs/engine/08_layouts.ipynb #540445f7
 def find_fault(path: Path, layout: Layout) -> str | None:

@@ -55,6 +55,7 @@ def test_a_kill_while_pictures_are_written(how: str, broken: bool, idx: Path, tm
         assert found == [] and not fight.target.exists() and fight.leftovers()
     if os.name != "nt":
         assert wait_for_orphans(fight.groups[-1]) < 10, "the workers of a killed process have to end by themselves"
+    fight.tidy()
 
 
 @posix

@@ -407,7 +407,7 @@ def sidebar(content: dict) -> list[str]:
 def test_the_sidebar_lists_every_notebook_in_order() -> None:
     content = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
     names = [p.relative_to(ROOT / "nbs").as_posix() for p in notebook_paths()]
-    engine = [n for n in names if n.startswith("engine/")]
+    engine = [n for n in names if "/" in n]
     assert sidebar(content) == ["index.ipynb", *(n for n in names if n not in engine and n != "index.ipynb"), *engine]
     assert content["project"]["output-dir"] == settings()["doc_path"]
 

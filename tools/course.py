@@ -167,13 +167,20 @@ def load(path: Path, root: Path = ROOT) -> Notebook:
 
 
 def notebook_paths(root: Path = ROOT) -> list[Path]:
-    """Every notebook in the order of reading: the engine room, the chapters, other pages, the front page last."""
-    nbs = root / settings(root).get("nbs_path", "nbs")
+    """Every notebook in the order of reading: the engine room, the chapters, other pages, the front page last.
 
-    def rank(path: Path) -> tuple[int, str]:
+    A folder called like a chapter, `climb/` for `10_climb.ipynb`, holds its machinery and comes right before it.
+    """
+    nbs = root / settings(root).get("nbs_path", "nbs")
+    chapters = {path.stem[3:]: path.name for path in nbs.glob("[0-9][0-9]_*.ipynb")}
+
+    def rank(path: Path) -> tuple[int, str, bool, str]:
         name = path.relative_to(nbs).as_posix()
-        kind = 0 if name.startswith("engine/") else 1 if re.match(r"\d\d_", name) else 3 if name == "index.ipynb" else 2
-        return kind, name
+        folder = name.split("/")[0]
+        if folder in chapters:
+            return 1, chapters[folder], False, name
+        kind = 0 if folder == "engine" else 1 if re.match(r"\d\d_", name) else 3 if name == "index.ipynb" else 2
+        return kind, name, True, name
 
     hidden = [p for p in nbs.rglob("*.ipynb") if any(part[0] in "._" for part in p.relative_to(nbs).parts)]
     return sorted(set(nbs.rglob("*.ipynb")) - set(hidden), key=rank)

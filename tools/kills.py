@@ -33,6 +33,7 @@ from tools.course import ROOT
 SCENES = ("pictures", "arrays", "standin")
 LATER = 2 * 24 * 3600
 PATIENCE = 15
+SHARED_MEMORY = Path("/dev/shm")
 
 
 # ---- the child
@@ -234,7 +235,7 @@ class Campaign:
     def __init__(self, scene: str, work: Path, name: str = "mnist_sample", data: str = "standin", broken: bool = False) -> None:
         self.scene, self.name, self.data, self.broken = scene, name, data, broken
         self.home, self.reference, self.phases, self.folder = work / "home", work / "reference", work / "phases.txt", work
-        self.report, self.groups, self.tries = Report(), [], 3
+        self.report, self.groups, self.pids, self.tries = Report(), [], [], 3
         with environment(PIXELS_TO_RESNET_HOME=str(self.reference)):
             self._prepare()
         self._place_files_of_others()
@@ -273,6 +274,7 @@ class Campaign:
         with environment(PIXELS_TO_RESNET_HOME=str(self.home)):
             process = start(self.scene, self.name, self.data, self.folder, self.phases, self.broken)
         self.groups.append(process.pid)
+        self.pids.append(process.pid)
         return process
 
     def start_and_wait_for(self, phase: str, seconds: float = 60) -> subprocess.Popen[str]:
@@ -369,6 +371,15 @@ class Campaign:
         if self.report.orphans[-1] == float("inf"):
             os.killpg(group, signal.SIGKILL)
 
+    def tidy(self) -> None:
+        """Remove the semaphores and empty folders that joblib could not, because whoever does that was killed too."""
+        for pid in self.pids if SHARED_MEMORY.is_dir() else ():
+            for path in [*SHARED_MEMORY.glob(f"sem.loky-{pid}-*"), *SHARED_MEMORY.glob(f"joblib_memmapping_folder_{pid}_*")]:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
     def end(self) -> None:
         """One run in peace, two days later: it succeeds, and nothing half-made and nobody is left."""
         if os.name != "nt":
@@ -391,11 +402,14 @@ def campaign(scene: str, kills: int, work: Path, seed: int = 0, say: Callable[[s
     """`kills` kills in `scene`, then a run in peace."""
     rng, fight = random.Random(seed), Campaign(scene, work, **options)
     fight.tries = 3 if kills >= 20 else 1
-    for i in range(kills):
-        fight.kill(i, rng)
-        if (i + 1) % 10 == 0:
-            say(f"{i + 1} of {kills} kills, {len(fight.report.faults)} faults")
-    fight.end()
+    try:
+        for i in range(kills):
+            fight.kill(i, rng)
+            if (i + 1) % 10 == 0:
+                say(f"{i + 1} of {kills} kills, {len(fight.report.faults)} faults")
+        fight.end()
+    finally:
+        fight.tidy()
     return fight.report
 
 
