@@ -86,8 +86,8 @@ def _fetch(url: str, base: Path) -> Path:
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS): raise
         raise _NoNetwork(type(e).__name__) from e
 
-# %% ../nbs/engine/09_sources.ipynb #1580009a
-def _download(layout: Layout, target: Path) -> None:
+# %% ../nbs/engine/09_sources.ipynb #35814340
+def _download(layout: Layout, target: Path, say: Callable[[str], None]) -> None:
     "Fetches fastai's archive of `layout` with `untar_data` and moves what is in it to `target`."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -102,7 +102,7 @@ def _download(layout: Layout, target: Path) -> None:
         except DataError: raise _NoNetwork("a picture in the archive is damaged") from None
         for part in fetched.iterdir(): shutil.move(part, partial / part.name)
         shutil.rmtree(base)
-    publish_folder(target, build)
+    publish_folder(target, build, say)
 
 # %% ../nbs/engine/09_sources.ipynb #1ad8ca16
 @cache
@@ -126,7 +126,7 @@ def find_source(name: str, data: str = "auto", say: Callable[[str], None] = say_
     say(f"This is the stand-in, not MNIST ({found}): scikit-learn's small digits, enlarged and varied. Set PIXELS_TO_RESNET_IDX to a folder of IDX files to use MNIST.")
     return _from_standin(say)
 
-# %% ../nbs/engine/09_sources.ipynb #fa45e6b4
+# %% ../nbs/engine/09_sources.ipynb #9f057501
 def _find_mnist(layout: Layout, say: Callable[[str], None]) -> Source | str:
     "The first of the three places that has MNIST, or why none has."
     folder = fastai_folder() / layout.name
@@ -137,16 +137,16 @@ def _find_mnist(layout: Layout, say: Callable[[str], None]) -> Source | str:
     if named: return _from_idx(expand(named), layout)
     if os.environ.get("PIXELS_TO_RESNET_OFFLINE") not in (None, "", "0"): return "PIXELS_TO_RESNET_OFFLINE is set"
     if fault: return "fastai's copy is not complete"
-    try: _download(layout, folder)
+    try: _download(layout, folder, say)
     except _NoNetwork as e: return f"the download failed: {e}"
     return Source("MNIST", "downloaded by fastai", folder=folder)
 
-# %% ../nbs/engine/09_sources.ipynb #aa7d4309
+# %% ../nbs/engine/09_sources.ipynb #4a1aca3c
 def read_about(folder: Path) -> dict[str, Any]:
     "What `about.json` in `folder` says. Raises `DataError` if it is missing or damaged."
     try: about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): about = {}
-    if not {"dataset", "counts"} <= set(about): raise DataError(f"{folder / 'about.json'} is missing or damaged; delete {folder} and it is made again.")
+    if not isinstance(about, dict) or not {"dataset", "counts"} <= set(about): raise DataError(f"{folder / 'about.json'} is missing or damaged; delete {folder} and it is made again.")
     return about
 
 # %% ../nbs/engine/09_sources.ipynb #ff70adfd
@@ -182,9 +182,9 @@ def digits_path(name: str = "mnist_sample", data: str = "auto", say: Callable[[s
     What lessons call. `data` is "auto", "mnist" or "standin", as for `find_source`. Raises `DataError`."""
     return source_folder(find_source(name, data, say), name, say)
 
-# %% ../nbs/engine/09_sources.ipynb #38e97bf1
+# %% ../nbs/engine/09_sources.ipynb #be5914de
 def dataset_name(folder: str | Path) -> str:
     'What the pictures in `folder` are: the name that `source_folder` wrote beside them, or "MNIST" for fastai\'s own folders, or the folder\'s name.'
     folder = Path(folder)
-    if folder.parent.parent == cache_folder(): return read_about(folder.parent)["dataset"]
+    if folder.parent.parent == cache_folder() and folder.name in LAYOUTS: return read_about(folder.parent)["dataset"]
     return "MNIST" if folder.parent == fastai_folder() and folder.name in LAYOUTS else folder.name

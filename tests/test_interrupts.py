@@ -16,9 +16,9 @@ import pytest
 
 from pixels_to_resnet.idx import DataError, idx_bytes
 from pixels_to_resnet.pictures import write_png_folder
-from pixels_to_resnet.safe_files import publish_folder
+from pixels_to_resnet.safe_files import publish_folder, write_beside
 from tools.course import ROOT
-from tools.kills import Campaign, campaign, expected_pictures, lost, strike, summary, wait_for_orphans, wrong_pictures
+from tools.kills import LATER, Campaign, campaign, expected_pictures, lost, strike, summary, wait_for_orphans, wrong_pictures
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the signals and process groups of POSIX")
 
@@ -85,6 +85,18 @@ def test_the_checks_after_a_kill_see_a_lost_file_and_a_wrong_pixel(idx: Path, tm
     assert lost(fight.before, fight.home) == ["notes.txt was changed"]
     (fight.home / "notes.txt").unlink()
     assert lost(fight.before, fight.home) == ["notes.txt is gone"]
+
+
+def test_what_a_killed_writer_left_is_removed_when_nobody_can_be_writing_it(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / name for name in (".a.json.partial-old", ".a.json.partial-young", ".b.json.partial-old"))
+    for path in (old, young, other):
+        path.write_text("half", encoding="utf-8")
+    for path in (old, other):
+        os.utime(path, (time.time() - LATER,) * 2)
+    with write_beside(tmp_path / "a.json") as partial:
+        partial.write_text("whole", encoding="utf-8")
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "whole"
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", young.name, other.name}
 
 
 TWO = """
