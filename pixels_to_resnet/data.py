@@ -103,7 +103,7 @@ class DigitSplits:
     dataset: str
     origin: str
 
-# %% ../nbs/00_data.ipynb #8e998d26
+# %% ../nbs/00_data.ipynb #b731b80a
 def load_digits(name: str = "mnist_sample", data: str = "auto", say: Callable[[str], None] = say_once) -> DigitSplits:
     """The data set `name`: "mnist_sample", 3s and 7s, or "mnist_png", all ten digits; as tensors, without writing pictures.
 
@@ -113,5 +113,6 @@ def load_digits(name: str = "mnist_sample", data: str = "auto", say: Callable[[s
     if source.folder: train, valid = (read_folder(source.folder / folder, say) for folder in layout.folders.values())
     else: train, valid = (in_folder_order(*pair, layout.classes) for pair in source.arrays().values())
     genuine = all(checksum(part) in KNOWN_CHECKSUMS for part in (train, valid))
+    if data == "mnist" and not genuine: raise DataError(f"{source.folder or source.origin} holds other bytes than MNIST; delete it to have it fetched again.")
     dataset = "MNIST" if genuine else source.dataset if source.dataset != "MNIST" else "unknown digits"
     return DigitSplits(train, valid, dataset, source.origin)

@@ -19,10 +19,10 @@ __all__ = ['IDX_FILES', 'KNOWN_MD5', 'DataError', 'read_idx', 'idx_bytes', 'read
 class DataError(ValueError):
     "Data that cannot be used. The message is one sentence that names the file and the remedy."
 
-# %% ../nbs/engine/01_idx.ipynb #3643eb93
+# %% ../nbs/engine/01_idx.ipynb #00ae0297
 AGAIN = "download it again"
 GZIP_MAGIC = b"\x1f\x8b"
-MAX_BYTES = 2**31
+MAX_BYTES = 2**30
 
 def _open(path: Path) -> BinaryIO:
     if path.is_dir(): raise DataError(f"{path} is a folder where an IDX file was expected; name the file inside it.")
@@ -44,7 +44,7 @@ def _read(f: BinaryIO, n: int, path: Path) -> bytes:
     except (gzip.BadGzipFile, zlib.error) as e: raise DataError(f"{path} is a corrupt gzip archive ({e}); {AGAIN}.") from None
     except OSError as e: raise DataError(f"{path} cannot be read ({e.strerror}); check the disk, or {AGAIN}.") from e
 
-# %% ../nbs/engine/01_idx.ipynb #19973af3
+# %% ../nbs/engine/01_idx.ipynb #91f13277
 def _read_shape(f: BinaryIO, rank: int, path: Path) -> tuple[int, ...]:
     "The dimensions in the header, checked against the rank that is expected."
     head = _read(f, 4 + 4 * rank, path)
@@ -52,7 +52,7 @@ def _read_shape(f: BinaryIO, rank: int, path: Path) -> tuple[int, ...]:
     if head[:2] != b"\0\0": raise DataError(f"{path} is no IDX file: it begins with {head[:4]!r}, not with two zero bytes; {AGAIN}.")
     if head[2] != 8: raise DataError(f"{path} holds numbers of IDX type {head[2]:#04x}; only unsigned bytes, 0x08, can be read: convert it.")
     if head[3] != rank:
-        raise DataError(f"{path} has magic number {head[2] * 256 + head[3]}, {head[3]} dimensions, not {rank}; check that images and labels are not swapped.")
+        raise DataError(f"{path} has magic number {head[2] * 256 + head[3]}, so {head[3]} in place of {rank} dimensions; check that images and labels are not swapped.")
     if len(head) < 4 + 4 * rank: raise DataError(f"{path} ends within its header; {AGAIN}.")
     shape = tuple(int.from_bytes(head[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank))
     if 0 in shape: raise DataError(f"{path} holds nothing: its dimensions are {shape}; {AGAIN}.")

@@ -74,14 +74,14 @@ def _reach(url: str, seconds: float = 5) -> None:
     try: urlopen(Request(url, method="HEAD"), timeout=seconds).close()
     except (OSError, HTTPException) as e: raise _NoNetwork(type(e).__name__) from e
 
-# %% ../nbs/engine/09_sources.ipynb #82fa187e
+# %% ../nbs/engine/09_sources.ipynb #b8ce6acd
 def _fetch(url: str, base: Path) -> Path:
     "What `untar_data` unpacks from `url` below `base`. Raises `_NoNetwork`, or `OSError` if the disk refuses."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from fastai.data.external import untar_data
     try:
-        with redirect_stdout(sys.stderr): return untar_data(url, base=base)
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from fastai.data.external import untar_data
+            return untar_data(url, base=base)
     except Exception as e:
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS): raise
         raise _NoNetwork(type(e).__name__) from e
