@@ -14,7 +14,7 @@ from small import code, md, printed, shown, title, write_notebook, write_reposit
 
 from tools.course import ROOT, Notebook, from_json, load, notebook_paths, script
 from tools.guards import GUARDS, SLOW
-from tools.guards.alone import check_notebook_alone, differing_cells
+from tools.guards.alone import check_notebook_alone, differing_cells, with_saved_variants
 from tools.guards.anatomy import check_anatomy, check_notebook_anatomy
 from tools.guards.clean import check_clean, check_in_step
 from tools.guards.commands import check_command, check_commands, climb_parser, shown_commands
@@ -201,6 +201,15 @@ def test_saved_text_must_be_what_the_cell_prints() -> None:
     assert differing_cells(book(let_off), book({**let_off, "outputs": [shown(text_plain="2")]})) == []
     table = code("frame", shown(text_plain="1", text_html="<td>1</td>"))
     assert differing_cells(book(table), book({**table, "outputs": [shown(text_plain="1", text_html="<td>2</td>")]}))
+
+
+def test_prose_about_a_cell_that_varies_is_held_to_its_saved_output_only_where_it_says_so() -> None:
+    prose, trained = md("The accuracy is 0.981."), code("#| varies: true\nfit()", shown(text_plain="0.9814"))
+    saved, elsewhere = book(trained, prose), book({**trained, "outputs": [shown(text_plain="0.9823")]}, prose)
+    assert check_notebook_numbers(with_saved_variants(saved, elsewhere)) == []
+    exact = code("count()", shown(text_plain="0.9814"))
+    saved, elsewhere = book(exact, prose), book({**exact, "outputs": [shown(text_plain="0.9823")]}, prose)
+    assert "no output of this notebook gives 0.981" in told(check_notebook_numbers(with_saved_variants(saved, elsewhere)))
 
 
 def test_address_and_carriage_return_of_a_fresh_output_are_let_off() -> None:
