@@ -50,12 +50,16 @@ def fit_pixel_similarity(
     return PixelSimilarity(means, classes, distance)
 
 # %% ../nbs/01_pixel_similarity.ipynb #259919b1
+def _winners(logits: torch.Tensor) -> torch.Tensor:
+    "The winning column, int64 (n,), of logits (n, k): the largest; a single one, (n, 1), stands for column 1 if it is above 0, else for 0."
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
 @torch.no_grad()
 def predict(model: nn.Module, digits: Digits, batch_size: int = 2048) -> torch.Tensor:
-    "The label, int64 (n,), whose logit is largest, for each image of `digits`; `model.classes` names the columns."
+    "The label, int64 (n,), whose logit is largest, for each image of `digits`; `model.classes` names the columns, also if one logit decides."
     classes = torch.tensor(model.classes, device=digits.images.device)
     batches = digits.images.split(batch_size)
-    return classes[torch.cat([model(batch.float() / 255).argmax(1) for batch in batches])]
+    return classes[torch.cat([_winners(model(batch.float() / 255)) for batch in batches])]
 
 # %% ../nbs/01_pixel_similarity.ipynb #c349876c
 def accuracy_by_class(answers: torch.Tensor, labels: torch.Tensor) -> dict[int, float]:
