@@ -73,11 +73,19 @@ def _marks(answers: torch.Tensor, labels: torch.Tensor, band: tuple[float, float
     mean = sum(shares.values()) / len(shares)
     return {"accuracy": accuracy, "mean_of_classes": mean, "accuracy_by_class": shares, "band": band and list(band), "within_band": within}
 
-# %% ../nbs/climb/01_runner.ipynb #d90082c0
+# %% ../nbs/climb/01_runner.ipynb #a8c356ff
+def _fitted(rung: Rung, train: Any, epochs: int | None, seed: int) -> Any:
+    "The model that `rung` fits. Raises `ClimbError` if training failed."
+    try: model = _function(rung.fit)(train, epochs=epochs, seed=seed)
+    except FloatingPointError as e: raise ClimbError(f"The training of {rung.name} failed: {e}") from e
+    if all(p.isfinite().all() for p in model.parameters()): return model
+    raise ClimbError(f"The training of {rung.name} failed: its weights are no longer numbers; try another --seed or fewer --epochs.")
+
+# %% ../nbs/climb/01_runner.ipynb #9f972697
 def examine(rung: Rung, splits: DigitSplits, device: torch.device, epochs: int | None = None, seed: int = 0) -> tuple[dict[str, Any], torch.Tensor]:
-    "Fits `rung` on `splits.train`, tests it on `splits.valid`: the record for the report, and its answers, int64 (n,), on the CPU."
+    "Fits `rung` on `splits.train`, tests it on `splits.valid`: the record for the report, and its answers, int64 (n,), on the CPU. Raises `ClimbError`."
     train, valid = splits.train.to(device), splits.valid.to(device)
-    with Stopwatch(device) as fitting: model = _function(rung.fit)(train, epochs=epochs, seed=seed)
+    with Stopwatch(device) as fitting: model = _fitted(rung, train, epochs, seed)
     answers, seconds = _answers(model, valid, device)
     record = {"name": rung.name, "task": rung.task, **_marks(answers, valid.labels, rung.bands.get(splits.dataset))}
     record |= {"n_parameters": sum(p.numel() for p in model.parameters()), "seconds": {"fit": fitting.seconds, "examine": seconds}}

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from pixels_to_resnet import climb, pixel_similarity, runner
-from pixels_to_resnet.data import Digits, DigitSplits
+from pixels_to_resnet import climb, fast_path, pixel_similarity, runner
+from pixels_to_resnet.data import Digits, DigitSplits, load_digits
 from pixels_to_resnet.idx import IDX_FILES, idx_bytes
 
 BIN = Path(sys.executable).parent
@@ -49,9 +49,9 @@ def test_the_report_says_what_it_was_made_from(climbed: tuple[subprocess.Complet
     assert all(len(data["checksum"][part]) == 16 for part in ("train", "valid"))
     assert set(report["versions"]) == {"pixels_to_resnet", "python", "torch", "numpy"}
     assert report["seed"] == 0 and report["device"]["type"] in ("cpu", "cuda", "mps")
-    rung = report["rungs"][0]
-    assert rung["n_parameters"] == 2 * 784 and rung["within_band"] is True
-    assert rung["seconds"]["fit"] > 0 and rung["images_per_second"] > 0
+    assert [rung["name"] for rung in report["rungs"]] == ["pixel_similarity", "linear", "mlp"]
+    assert [rung["n_parameters"] for rung in report["rungs"]] == [2 * 784, 785, 785 * 30 + 31]
+    assert all(rung["within_band"] is True and rung["seconds"]["fit"] > 0 and rung["images_per_second"] > 0 for rung in report["rungs"])
 
 
 def test_the_published_numbers(climbed: tuple[subprocess.CompletedProcess[str], Path], data_in_force: str) -> None:
@@ -62,6 +62,46 @@ def test_the_published_numbers(climbed: tuple[subprocess.CompletedProcess[str], 
         assert round(rung["accuracy"] * 2038) == 1939
     else:
         assert 0.75 < found[0] < 0.81 and 0.94 < found[1] < 1 and 0.85 < found[2] < 0.91
+
+
+@pytest.mark.parametrize("rung", climb.RUNGS[1:], ids=lambda rung: rung.name)
+def test_other_seeds_end_in_the_band_too(rung: climb.Rung, data_in_force: str) -> None:
+    splits = load_digits(rung.task)
+    for seed in (1, 2, 3):
+        record, _ = runner.examine(rung, splits, torch.device("cpu"), seed=seed)
+        assert record["within_band"] is True, f"seed {seed}: {record['accuracy']} is not in {record['band']}"
+
+
+def test_epochs_and_seed_reach_the_rung(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for words in (["--epochs", "1"], ["--epochs", "2"], ["--epochs", "1", "--seed", "1"]):
+        assert call(tmp_path, "--rungs", "linear", *words) == 0
+        report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+        assert [report["epochs"], report["seed"]] == [int(words[1]), int(words[3]) if len(words) > 2 else 0]
+        found.append(tuple(report["rungs"][0]["accuracy_by_class"].values()))
+    assert len(set(found)) == 3 and all(min(shares) > 0.5 for shares in found)
+
+
+def fit_to_nan(train: Digits, epochs: int | None, seed: int) -> torch.nn.Module:
+    return fast_path.fit_linear(train, epochs=3, seed=seed, learning_rate=float("inf"))
+
+
+def fit_and_notice(train: Digits, epochs: int | None, seed: int) -> torch.nn.Module:
+    raise FloatingPointError("the loss is nan; choose a smaller learning rate.")
+
+
+FAILURES = [
+    (fit_to_nan, "its weights are no longer numbers; try another --seed or fewer --epochs."),
+    (fit_and_notice, "the loss is nan; choose a smaller learning rate."),
+]
+
+
+@pytest.mark.parametrize("fit, sentence", FAILURES)
+def test_a_training_that_fails_is_one_sentence(fit: object, sentence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, rungs=(climb.Rung("wild", "too far", "mnist_sample", fit, {}),)) == 2
+    said = capfd.readouterr()
+    assert said.err.splitlines()[-1] == f"climb: The training of wild failed: {sentence}" and "Traceback" not in said.err and said.out == ""
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_second_run_gives_the_same_report_but_for_the_clock(climbed: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path) -> None:
@@ -91,7 +131,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 BAD_REQUESTS = {
-    "an unknown rung": (["--rungs", "resnet_9000"], "There is no rung 'resnet_9000'; choose from pixel_similarity."),
+    "an unknown rung": (["--rungs", "resnet_9000"], "There is no rung 'resnet_9000'; choose from pixel_similarity, linear, mlp."),
     "a GPU that is not there": (["--device", "cuda"], "PyTorch finds no cuda device here"),
     "an IDX folder that is not there": (["--data", "mnist"], "does not exist"),
 }
@@ -160,8 +200,8 @@ def test_a_new_rung_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str
     line = climb.Rung("twin", "the same again", "mnist_png", "pixel_similarity:fit_pixel_similarity", {"MNIST": (0.66, 0.67), "stand-in": (0.6, 0.7)})
     assert call(tmp_path, "--check", rungs=(*climb.RUNGS, line)) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    assert [r["name"] for r in report["rungs"]] == ["pixel_similarity", "twin"]
-    assert report["data"]["mnist_png"]["n_valid"] == 10_000 and len(report["rungs"][1]["accuracy_by_class"]) == 10
+    assert [r["name"] for r in report["rungs"]] == [*(rung.name for rung in climb.RUNGS), "twin"]
+    assert report["data"]["mnist_png"]["n_valid"] == 10_000 and len(report["rungs"][-1]["accuracy_by_class"]) == 10
     assert "worst" in capfd.readouterr().out
 
 

@@ -1,0 +1,403 @@
+"""How long an epoch takes, training and validation, the usual ways and ours: `python -m bench.training`.
+
+The linear model and the MLP of chapters 04 and 06, 3s against 7s, batches of 256, shuffled. Every way first runs one epoch unshuffled,
+from the same weights, and must end with the same weights. Then all take turns, as in bench.data, with two threads. The floor is computed
+from what this machine reads and multiplies in a second, measured in the same run. Writes bench/training.json, training.md, training.png.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader as FastaiLoader
+from fastai.learner import Learner as FastaiLearner
+from fastai.optimizer import SGD
+from matplotlib.figure import Figure
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from bench.data import machine, take_turns
+from pixels_to_resnet.batches import Batches
+from pixels_to_resnet.data import Digits, DigitSplits, load_digits
+from pixels_to_resnet.fast_path import FastTrainer, byte_rows, fast_logits, sigmoid_l1_slope, train_fast, unpack
+from pixels_to_resnet.learner import Learner
+from pixels_to_resnet.linear import BasicOptim, LinearModel, binary_accuracy, binary_targets, seeded, sigmoid_l1_loss
+from pixels_to_resnet.mlp import MLP
+
+HERE = Path(__file__).resolve().parent
+BATCH, CHUNK, EPOCHS = 256, 8, 5
+TUTORIAL, ANCHOR = "list of pairs, fastai DataLoader, hand loop", "list of pairs, fastai DataLoader, fastai Learner (anchor)"
+TORCH, FASTAI_SLICES = "torch DataLoader on TensorDataset, hand loop", "our slices, fastai Learner"
+SLICES, OURS = "our slices, hand loop", "our slices, our Learner"
+FAST, ONEDNN, COMPILED = "fast path (gradient as a formula)", "fast path, products by oneDNN", "fast path, compiled"
+FLOORS = {"linear": "floor: each pixel read once, as a float", "MLP": "floor: the products of the first layer"}
+RATES = {"linear": 1.0, "MLP": 0.1}
+GOALS = {"C1": (3, 4.5), "C2": (15, 25), "C3": (5, 7), "C7": (60, 25)}
+TOLERANCE = 1e-4
+
+
+@dataclass
+class Way:
+    """One way to train: its model, an epoch of training and validation, and what stores the weights in the model afterwards."""
+
+    model: nn.Module
+    epoch: Callable[[], Any]
+
+
+def hand_loop(model: nn.Module, train: Iterable, valid: Iterable, optimizer: BasicOptim) -> tuple[float, float]:
+    """One epoch: a step for each batch, then loss and accuracy on `valid`."""
+    for x, y in train:
+        sigmoid_l1_loss(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        rows = [(sigmoid_l1_loss(logits, y), binary_accuracy(logits, y), len(y)) for logits, y in ((model(x), y) for x, y in valid)]
+    losses, shares, sizes = ([float(value) for value in column] for column in zip(*rows))
+    return tuple(sum(v * n for v, n in zip(column, sizes)) / sum(sizes) for column in (losses, shares))
+
+
+def pairs(digits: Digits) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The data set as tutorials make it."""
+    return list(zip(digits.floats().flatten(1), binary_targets(digits.labels)))
+
+
+def by_hand(model: nn.Module, rate: float, train: Iterable, valid: Iterable) -> Way:
+    optimizer = BasicOptim(model.parameters(), rate)
+    return Way(model, lambda: hand_loop(model, train, valid, optimizer))
+
+
+def by_fastai(model: nn.Module, rate: float, train: Iterable, valid: Iterable, folder: Path) -> Way:
+    learner = FastaiLearner(DataLoaders(train, valid), model, loss_func=sigmoid_l1_loss, opt_func=SGD, lr=rate, metrics=binary_accuracy, path=folder)
+    learner.remove_cb(ProgressCallback)
+    learner.logger = lambda *_: None
+    return Way(model, lambda: learner.fit(1))
+
+
+def by_learner(model: nn.Module, rate: float, train: Iterable, valid: Iterable) -> Way:
+    learner = Learner(model, train, valid, loss_function=sigmoid_l1_loss, optimizer=BasicOptim(model.parameters(), rate))
+    return Way(model, lambda: learner.fit(1))
+
+
+def by_formula(model: nn.Module, rate: float, splits: DigitSplits, epoch: Callable[[FastTrainer], None]) -> Way:
+    """The fast path; `epoch` trains its trainer."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    trainer = FastTrainer(layers, splits.train.images, 1 - 2 * binary_targets(splits.train.labels), sigmoid_l1_slope, rate, BATCH)
+    valid, targets = byte_rows(splits.valid.images, torch.arange(784)), binary_targets(splits.valid.labels)
+
+    @torch.no_grad()
+    def both() -> float:
+        epoch(trainer)
+        return binary_accuracy(fast_logits(layers, valid), targets).item()
+
+    return Way(model, both)
+
+
+@contextmanager
+def onednn() -> Iterator[None]:
+    """Inside, products of 32-bit matrices go to oneDNN, if they are as precise there as usual; afterwards as before."""
+    setting = torch.backends.mkldnn.matmul
+    a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((BATCH, 784), (784, 32)))
+    true, usual, before = a.double() @ b.double(), a @ b, setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        if (a @ b - true).abs().max() > 4 * (usual - true).abs().max():
+            setting.fp32_precision = before
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
+def steps_of_linear(rows: torch.Tensor, signs: torch.Tensor, weights: list[torch.Tensor], rate: float) -> list[torch.Tensor]:
+    """Steps of the linear model on `rows`, uint8 (k, n, pixels), one batch after the other: sums of products, which a compiler can fuse."""
+    w = weights[0].view(-1)
+    for batch, sign in zip(rows, signs):
+        x = batch.float()
+        p = (x * w).sum(1, keepdim=True).sigmoid()
+        w = w - rate / len(x) / 255**2 * (x * (sign * p * (1 - p))).sum(0)
+    return [w.view(-1, 1)]
+
+
+def steps_of_mlp(rows: torch.Tensor, signs: torch.Tensor, weights: list[torch.Tensor], rate: float) -> list[torch.Tensor]:
+    """The same for the MLP; `hidden` leaves out the column of ones."""
+    first, second = weights
+    hidden = (torch.arange(first.shape[1]) < 30).float()
+    for batch, sign in zip(rows, signs):
+        x = batch.float()
+        a = (x @ first).relu()
+        p = (a @ second).sigmoid()
+        slope = sign * p * (1 - p)
+        below = slope * (second.view(-1) * hidden) * (a > 0)
+        second = second - rate / len(x) * (a.t() @ slope)
+        first = first - rate / len(x) / 255**2 * (x.t() @ below)
+    return [first, second]
+
+
+def compiled_epoch(steps: Callable, rate: float) -> Callable[[FastTrainer], None]:
+    """An epoch whose steps go through torch.compile, several batches in one call. The first call compiles."""
+    compiled = torch.compile(steps, dynamic=False)
+
+    def epoch(trainer: FastTrainer) -> None:
+        order = torch.randperm(len(trainer.data[0]), generator=trainer.generator)
+        for part, permuted in zip(trainer.data, trainer.permuted):
+            torch.index_select(part, 0, order, out=permuted)
+        weights, size = trainer.matrices, CHUNK * BATCH
+        for rows, signs in zip(*(part.split(size) for part in trainer.permuted)):
+            n = len(rows) // BATCH
+            if n:
+                weights = compiled(rows[: n * BATCH].view(n, BATCH, -1), signs[: n * BATCH].view(n, BATCH, 1), weights, rate)
+            if len(rows) % BATCH:
+                weights = compiled(rows[None, n * BATCH :], signs[None, n * BATCH :], weights, rate)
+        for matrix, new in zip(trainer.matrices, weights):
+            matrix.copy_(new)
+        unpack(trainer.matrices, trainer.layers, trainer.inked)
+
+    return epoch
+
+
+def make_ways(kind: str, splits: DigitSplits, shuffle: bool, compiles: bool, folder: Path) -> dict[str, Way]:
+    """All ways for "linear" or "MLP", each with a model of its own that begins with the same weights. The fast ones always shuffle."""
+    rate, parts, sets = RATES[kind], (splits.train, splits.valid), (True, False)
+
+    def new() -> nn.Module:
+        with seeded(0):
+            return LinearModel() if kind == "linear" else MLP()
+
+    def loaders(make: Callable) -> list[Iterable]:
+        return [make(part, shuffle and train) for part, train in zip(parts, sets)]
+
+    def with_onednn(trainer: FastTrainer) -> None:
+        with onednn():
+            train_fast(trainer)
+
+    listed = loaders(lambda d, s: FastaiLoader(pairs(d), batch_size=BATCH, shuffle=s))
+    stacked = loaders(lambda d, s: DataLoader(TensorDataset(d.floats(), binary_targets(d.labels)), batch_size=BATCH, shuffle=s))
+
+    def sliced() -> list[Iterable]:
+        return loaders(lambda d, s: Batches(d.images, binary_targets(d.labels), BATCH, s))
+
+    ways = {
+        ANCHOR: by_fastai(new(), rate, *listed, folder),
+        TUTORIAL: by_hand(new(), rate, *listed),
+        TORCH: by_hand(new(), rate, *stacked),
+        FASTAI_SLICES: by_fastai(new(), rate, *sliced(), folder),
+        SLICES: by_hand(new(), rate, *sliced()),
+        OURS: by_learner(new(), rate, *sliced()),
+    }
+    if shuffle:
+        ways[FAST] = by_formula(new(), rate, splits, train_fast)
+        ways[ONEDNN] = by_formula(new(), rate, splits, with_onednn)
+    if shuffle and compiles:
+        ways[COMPILED] = by_formula(new(), rate, splits, compiled_epoch(steps_of_linear if kind == "linear" else steps_of_mlp, rate))
+    return ways
+
+
+def difference(a: Way, b: Way) -> float:
+    """The largest difference between weights."""
+    return max((p - q).detach().abs().max().item() for p, q in zip(a.model.parameters(), b.model.parameters()))
+
+
+def check_same(ways: dict[str, Way], names: Iterable[str]) -> None:
+    """Stops unless the named ways have the weights of SLICES."""
+    for name in names:
+        found = difference(ways[name], ways[SLICES])
+        if not found < TOLERANCE:
+            raise SystemExit(f"{name}: weights differ by {found:.2g} from those of {SLICES}, more than {TOLERANCE}; a way computes something else.")
+
+
+def prepare(kind: str, splits: DigitSplits, compiles: bool, folder: Path) -> tuple[dict[str, Way], float]:
+    """The shuffled ways, after one epoch of each, shown to end with the same weights; and the seconds that compiling took."""
+    in_order = make_ways(kind, splits, False, False, folder)
+    for way in in_order.values():
+        way.epoch()
+    check_same(in_order, in_order)
+    ways, compiling = make_ways(kind, splits, True, compiles, folder), 0.0
+    for name, way in ways.items():
+        begun = time.perf_counter()
+        way.epoch()
+        compiling = time.perf_counter() - begun if name == COMPILED else compiling
+    check_same(ways, [name for name in ways if name not in (ANCHOR, TUTORIAL, TORCH)])
+    return ways, compiling
+
+
+def rates(seconds: float = 0.3) -> dict[str, float]:
+    """What this machine reads (GB/s) and multiplies (GFLOP/s of large square matrices) with the threads in force: the best of several times."""
+
+    def best(work: Callable[[], Any]) -> float:
+        times, end = [], time.perf_counter() + seconds
+        while time.perf_counter() < end or len(times) < 3:
+            begun = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    n, memory = 1536, torch.ones(64 * 2**20)
+    a, b = torch.rand(n, n), torch.rand(n, n)
+    found = {"reading": memory.nbytes / best(lambda: memory.sum()), "fp32 products": 2 * n**3 / best(lambda: a @ b)}
+    with onednn():
+        found["fp32 products by oneDNN"] = 2 * n**3 / best(lambda: a @ b)
+    a, b = a.bfloat16(), b.bfloat16()
+    found["bfloat16 products"] = 2 * n**3 / best(lambda: a @ b)
+    return {name: value / 1e9 for name, value in found.items()}
+
+
+def floors(rate: dict[str, float], splits: DigitSplits) -> dict[str, float]:
+    """Seconds an epoch cannot do without: the linear model reads every pixel, as 32 bits, once; the MLP multiplies with 32 bits."""
+    n_train, n_valid = len(splits.train), len(splits.valid)
+    multiply = max(rate["fp32 products"], rate["fp32 products by oneDNN"]) * 1e9
+    return {"linear": (n_train + n_valid) * 784 * 4 / (rate["reading"] * 1e9), "MLP": 2 * 784 * 30 * (2 * n_train + n_valid) / multiply}
+
+
+def rows_of(kind: str, seconds: dict[str, list[float]], floor: float) -> list[dict[str, Any]]:
+    """For each way the median and range in milliseconds, and how many times faster than the anchor it is; last the floor."""
+    anchor = median(seconds[ANCHOR])
+    goals = {("linear", OURS): GOALS["C1"], ("linear", FAST): GOALS["C2"], ("MLP", FAST): GOALS["C3"]}
+    table = []
+    for way, taken in {**seconds, FLOORS[kind]: [floor]}.items():
+        goal, stretch = goals.get((kind, way), (None, None))
+        spread = {name: round(1000 * value, 3) for name, value in (("median", median(taken)), ("least", min(taken)), ("most", max(taken)))}
+        ratios = {"times_faster": round(anchor / median(taken), 2), "times_the_floor": round(median(taken) / floor, 2)}
+        table.append({"model": kind, "way": way, **spread, **ratios, "goal": goal, "stretch": stretch, "rounds": len(taken)})
+    return table
+
+
+def overheads(seconds: dict[str, list[float]], n_batches: int) -> dict[str, float]:
+    """Microseconds a batch of two Learners over the hand loop on the same slices: the median of the differences in each round."""
+    pairs_of = {"our Learner": OURS, "fastai Learner": FASTAI_SLICES}
+    return {name: round(1e6 * median(a - b for a, b in zip(seconds[way], seconds[SLICES])) / n_batches, 1) for name, way in pairs_of.items()}
+
+
+def reached(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The goals and what was found; times faster, and for C7 microseconds."""
+    found = {(r["model"], r["way"]): r["times_faster"] for r in report["rows"]}
+    fastest = {kind: max(found[kind, way] for way in (FAST, ONEDNN, COMPILED) if (kind, way) in found) for kind in RATES}
+    values = {
+        "C1": ("linear, our Learner on slices: times faster than the anchor", found["linear", OURS]),
+        "C2": ("linear, the fastest way", fastest["linear"]),
+        "C3": ("MLP, the fastest way", fastest["MLP"]),
+        "C7": ("our Learner over the hand loop, microseconds a batch (at most)", report["overheads"]["our Learner"]),
+    }
+    lines = []
+    for name, (what, value) in values.items():
+        goal, stretch = GOALS[name]
+        good, better = (value <= goal, value <= stretch) if name == "C7" else (value >= goal, value >= stretch)
+        said = "stretch" if better else "goal" if good else "missed"
+        lines.append({"name": name, "what": what, "found": value, "goal": goal, "stretch": stretch, "reached": said})
+    return lines
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    about, rate, over, compiling = (report[key] for key in ("machine", "rates", "overheads", "compiling"))
+    versions = ", ".join(f"{name} {about[name]}" for name in ("python", "torch", "fastai"))
+    lines = [
+        "# An epoch of the linear model and of the MLP", "",
+        f"Written by `python -m bench.training`. {about['cpu']}, {about['cores']} cores, {about['system']}; {versions}; {report['threads']} threads. "
+        f"Digits: {report['dataset']}, 3s and 7s, {report['n_train']:,} to learn from and {report['n_valid']:,} to test on; batches of {BATCH}, "
+        f"shuffled. Training and validation, in milliseconds an epoch. The ways take turns of {EPOCHS} epochs; medians of these. Before, each was "
+        "run for an epoch and shown to end with the same weights.", "", "![The table as bars](training.png)", "",
+        "| model | way | median | least to most | times faster | times the floor | goal (stretch) |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for r in report["rows"]:
+        goal = f"{r['goal']:g} ({r['stretch']:g})" if r["goal"] else ""
+        spread = f"{r['least']:.2f} to {r['most']:.2f}" if r["rounds"] > 1 else ""
+        ratios = f"{r['times_faster']:.1f} | {r['times_the_floor']:.1f}"
+        lines.append(f"| {r['model']} | {r['way']} | {r['median']:.2f} | {spread} | {ratios} | {goal} |")
+    lines += ["", "| goal | | found | goal | stretch | reached |", "|---|---|---|---|---|---|"]
+    lines += [f"| {g['name']} | {g['what']} | {g['found']:.1f} | {g['goal']} | {g['stretch']} | {g['reached']} |" for g in report["goals"]]
+    took = f"Compiling took {compiling['linear']:.1f} s (linear) and {compiling['MLP']:.1f} s (MLP), in none of the times. " if compiling else ""
+    lines += [
+        "", f"Over the hand loop on the same slices, each batch costs {over['our Learner']:.0f} microseconds more in our Learner and "
+        f"{over['fastai Learner']:.0f} in fastai's. {took}In the same run, the machine read {rate['reading']:.1f} GB/s and multiplied "
+        f"{rate['fp32 products']:.0f} GFLOP/s with 32 bits as usual, {rate['fp32 products by oneDNN']:.0f} by oneDNN, and "
+        f"{rate['bfloat16 products']:.0f} with 16 bits. The floors follow from that: for the linear model, every pixel read once as a 32-bit float; "
+        "for the MLP, the products of its first layer at the better 32-bit rate. Bytes are a quarter of the floats, so with them a linear epoch "
+        "could in principle be faster than its floor.",
+    ]  # fmt: skip
+    if report["load"] > 0.5:
+        lines += ["", f"**Other programs were running: the load was {report['load']:.2f} at the start. Measure again on a quiet machine.**"]
+    return "\n".join(lines) + "\n"
+
+
+def draw(report: dict[str, Any]) -> Figure:
+    """The medians as bars on a logarithmic axis; ours are dark, the floor is hatched, goals are dashed lines."""
+    figure = Figure(figsize=(10, 7), dpi=120, layout="constrained", facecolor="white")
+    for ax, kind in zip(figure.subplots(2, 1), RATES):
+        rows = [r for r in report["rows"] if r["model"] == kind][::-1]
+        for i, r in enumerate(rows):
+            ours, floor = r["way"] in (SLICES, OURS, FAST, ONEDNN, COMPILED), r["way"] == FLOORS[kind]
+            ax.barh(i, r["median"], color="white" if floor else "#1f4e79" if ours else "#b8c4ce", hatch="///" if floor else None, edgecolor="black")
+            said = f"{r['median']:.2f} ms, {r['times_faster']:.1f}x"
+            ax.text(r["median"] * 1.05, i, said, va="center", fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+        anchor = next(r["median"] for r in rows if r["way"] == ANCHOR)
+        for name in ("C1", "C2") if kind == "linear" else ("C3",):
+            ax.axvline(anchor / GOALS[name][0], color="black", linestyle="--", linewidth=1)
+            ax.text(anchor / GOALS[name][0], 1.01, f"goal {name}", fontsize=8, ha="center", va="bottom", transform=ax.get_xaxis_transform())
+        ax.set(yticks=range(len(rows)), yticklabels=[r["way"] for r in rows], xscale="log", xlabel="milliseconds an epoch, training and validation")
+        ax.set_xlim(min(r["median"] for r in rows) / 1.5, max(r["median"] for r in rows) * 3)
+        ax.set_title({"linear": "linear model", "MLP": "MLP 784-30-1"}[kind], fontsize=10, pad=16)
+    return figure
+
+
+def several(epoch: Callable[[], Any]) -> Callable[[], None]:
+    """A turn: `EPOCHS` epochs, one after the other, as in a training run."""
+
+    def turn() -> None:
+        for _ in range(EPOCHS):
+            epoch()
+
+    return turn
+
+
+def measure(rounds: int, compiles: bool = True, threads: int = 2, splits: DigitSplits | None = None) -> dict[str, Any]:
+    """Everything. Sets the number of threads while it runs, and puts it back."""
+    splits, before, load = splits or load_digits("mnist_sample"), torch.get_num_threads(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench") as folder:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
+            prepared = {kind: prepare(kind, splits, compiles, Path(folder)) for kind in RATES}
+            turns = {(kind, name): several(way.epoch) for kind, (ways, _) in prepared.items() for name, way in ways.items()}
+            rate, taken = rates(), take_turns(turns, rounds)
+            rate = {name: max(value, rate[name]) for name, value in rates().items()}
+    finally:
+        torch.set_num_threads(before)
+    floor = floors(rate, splits)
+    seconds = {kind: {name: [t / EPOCHS for t in times] for (k, name), times in taken.items() if k == kind} for kind in RATES}
+    n_batches = sum(-(-len(part) // BATCH) for part in (splits.train, splits.valid))
+    sizes = {"n_train": len(splits.train), "n_valid": len(splits.valid)}
+    report = {"machine": machine(), "threads": threads, "load": round(load, 2), "dataset": splits.dataset, **sizes}
+    report |= {"rates": {name: round(value, 1) for name, value in rate.items()}, "overheads": overheads(seconds["linear"], n_batches)}
+    report |= {"compiling": {kind: round(compiling, 1) for kind, (_, compiling) in prepared.items()} if compiles else None}
+    report |= {"rows": [r for kind in RATES for r in rows_of(kind, seconds[kind], floor[kind])]}
+    return {**report, "goals": reached(report)}
+
+
+def main(argv: list[str] | None = None, splits: DigitSplits | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.training", description="Measure an epoch of the linear model and of the MLP.")
+    parser.add_argument("--rounds", type=int, default=11, metavar="N", help="how many rounds (default: 11)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="how many threads PyTorch uses (default: 2)")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which needs a C++ compiler")
+    parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="where the three files go (default: bench)")
+    args = parser.parse_args(argv)
+    report = measure(args.rounds, not args.no_compile, args.threads, splits)
+    (args.out / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (args.out / "training.md").write_text(as_markdown(report), encoding="utf-8")
+    draw(report).savefig(args.out / "training.png", metadata={"Software": None})
+    print(as_markdown(report), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,248 @@
+"""The fast path: its gradients against autograd's, its results against the chapters', and the measurement of both."""
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench import training
+from pixels_to_resnet import fast_path, linear, mlp
+from pixels_to_resnet.batches import Batches
+from pixels_to_resnet.data import Digits, DigitSplits
+
+FITS = {"linear": (fast_path.fit_linear, linear.fit_linear), "mlp": (fast_path.fit_mlp, mlp.fit_mlp)}
+
+
+def some_digits(n: int, seed: int = 0, blank: float = 0.5) -> Digits:
+    """Random digits, 3s and 7s, of which a 3 is darker above and a 7 below; a share `blank` of the pixels is blank in all."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.where(torch.rand(n, generator=generator) < 0.5, 3, 7)
+    images = torch.randint(0, 120, (n, 28, 28), generator=generator)
+    images[labels == 3, :14] += 60
+    images[labels == 7, 14:] += 60
+    images[:, torch.rand(28, 28, generator=generator) < blank] = 0
+    return Digits(images.to(torch.uint8), labels)
+
+
+def linear_layers(model: nn.Module) -> list[nn.Linear]:
+    return [m for m in model.modules() if isinstance(m, nn.Linear)]
+
+
+def autograd(model: nn.Module, digits: Digits) -> list[torch.Tensor]:
+    """The gradients of the loss on all digits, in float64."""
+    targets = linear.binary_targets(digits.labels).double()
+    return list(torch.autograd.grad(linear.sigmoid_l1_loss(model(digits.images.double() / 255), targets), list(model.parameters())))
+
+
+def stepped(model: nn.Module, digits: Digits, slope: Callable = fast_path.sigmoid_l1_slope, learning_rate: float = 1.0) -> list[torch.Tensor]:
+    """How much one step on all digits takes away from the weights: with the learning rate 1, the gradient."""
+    before = [p.detach().clone() for p in model.parameters()]
+    signs = 1 - 2 * linear.binary_targets(digits.labels).double()
+    fast_path.train_fast(fast_path.FastTrainer(linear_layers(model), digits.images, signs, slope, learning_rate, len(digits)))
+    return [b - p.detach() for b, p in zip(before, model.parameters())]
+
+
+def furthest(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    """The largest difference, as a share of the largest number in b."""
+    return max(((x - y).abs().max() / y.abs().max().clamp_min(1e-30)).item() for x, y in zip(a, b))
+
+
+def a_model(sizes: tuple[int, ...], seed: int = 0) -> mlp.MLP:
+    with linear.seeded(seed):
+        return mlp.MLP(sizes).double()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_gradients_are_autograds_for_random_depths_and_widths(seed: int) -> None:
+    chance = random.Random(seed)
+    hidden = [chance.choice([1, 2, 7, 15, 16, 17, 30, 31, 32, 50]) for _ in range(chance.randint(0, 4))]
+    digits = some_digits(chance.choice([1, 2, 3, 8, 63, 108, 256]), seed, chance.choice([0.0, 0.3, 0.9]))
+    model = a_model((784, *hidden, 1), seed)
+    expected = autograd(model, digits)
+    for found, wanted in zip(stepped(model, digits), expected):
+        assert (found - wanted).abs().max() < 1e-10, f"widths {hidden}"
+
+
+def cross_entropy_slope(logits: torch.Tensor, one_hot: torch.Tensor, out: torch.Tensor) -> None:
+    torch.sub(logits.softmax(1), one_hot, out=out)
+
+
+def test_ten_classes_with_cross_entropy_need_only_another_slope() -> None:
+    digits = some_digits(100)
+    labels = torch.arange(100) % 10
+    with linear.seeded(0):
+        model = mlp.MLP((784, 50, 10), classes=range(10)).double()
+    loss = nn.functional.cross_entropy(model(digits.images.double() / 255), labels)
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+    before = [p.detach().clone() for p in model.parameters()]
+    one_hot = nn.functional.one_hot(labels, 10).double()
+    fast_path.train_fast(fast_path.FastTrainer(linear_layers(model), digits.images, one_hot, cross_entropy_slope, 1.0, 100))
+    for b, p, wanted in zip(before, model.parameters(), expected):
+        assert (b - p.detach() - wanted).abs().max() < 1e-10
+
+
+def sign_flipped(logits: torch.Tensor, signs: torch.Tensor, out: torch.Tensor) -> None:
+    fast_path.sigmoid_l1_slope(logits, -signs, out)
+
+
+def without_one_factor(logits: torch.Tensor, signs: torch.Tensor, out: torch.Tensor) -> None:
+    torch.mul(signs, logits.sigmoid(), out=out)
+
+
+@pytest.mark.parametrize("wrong", [sign_flipped, without_one_factor])
+def test_a_wrong_slope_is_noticed(wrong: Callable) -> None:
+    model, digits = a_model((784, 30, 1)), some_digits(64)
+    expected = autograd(model, digits)
+    assert furthest(stepped(model, digits, wrong), expected) > 0.1
+
+
+def test_an_unscaled_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    descend = fast_path._descend
+    monkeypatch.setattr(fast_path, "_descend", lambda matrix, a, slope, size: descend(matrix, a, slope, size * len(a)))
+    model, digits = a_model((784, 30, 1)), some_digits(64)
+    expected = autograd(model, digits)
+    assert furthest(stepped(model, digits), expected) > 0.1
+
+
+def test_a_forgotten_mask_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    backward = fast_path._backward
+    monkeypatch.setattr(fast_path, "_backward", lambda *a: [c for c in backward(*a) if getattr(getattr(c, "func", c), "__name__", "") != "mul_"])
+    model, digits = a_model((784, 30, 1)), some_digits(64)
+    expected = autograd(model, digits)
+    assert furthest(stepped(model, digits), expected) > 0.1
+
+
+def after(fit: Callable, digits: Digits, **how: object) -> list[torch.Tensor]:
+    return [p.detach() for p in fit(digits, **how).parameters()]
+
+
+@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize("n, batch_size", [(700, 256), (512, 256), (100, 256), (300, 7)])
+def test_the_weights_are_those_of_the_chapter(kind: str, n: int, batch_size: int) -> None:
+    fast, chapter = FITS[kind]
+    digits = some_digits(n)
+    for seed in (0, 1):
+        ours, theirs = (after(fit, digits, epochs=3, seed=seed, batch_size=batch_size) for fit in (fast, chapter))
+        assert max((a - b).abs().max().item() for a, b in zip(ours, theirs)) < 1e-4
+    assert max((a - b).abs().max().item() for a, b in zip(ours, after(fast, digits, epochs=3, seed=0))) > 1e-3, "another seed, other weights"
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_in_64_bits_the_weights_agree_to_nine_digits(kind: str) -> None:
+    digits, (fast, _) = some_digits(700), FITS[kind]
+    with linear.seeded(3):
+        model = (linear.LinearModel() if kind == "linear" else mlp.MLP()).double()
+    optimizer = linear.BasicOptim(model.parameters(), 1.0 if kind == "linear" else 0.1)
+    batches = Batches(digits.images, linear.binary_targets(digits.labels).double(), 256, shuffle=True, seed=3)
+    for _ in range(4):
+        images, targets = batches.permuted()
+        pairs = [(x.double() / 255, y) for x, y in zip(images.split(256), targets.split(256))]
+        linear.train_epoch(model, pairs, linear.sigmoid_l1_loss, optimizer)
+    ours = fast(digits, epochs=4, seed=3, dtype=torch.float64)
+    assert max((p - q).detach().abs().max().item() for p, q in zip(ours.parameters(), model.parameters())) < 1e-9
+
+
+def test_the_defaults_are_those_of_the_chapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = some_digits(60)
+    for fast, chapter in FITS.values():
+        ours, theirs = (after(fit, digits) for fit in (fast, chapter))
+        assert max((a - b).abs().max().item() for a, b in zip(ours, theirs)) < 1e-4
+
+
+def test_no_epoch_leaves_the_first_weights_and_the_generator_of_others_alone() -> None:
+    digits = some_digits(50)
+    state = torch.random.get_rng_state()
+    model = fast_path.fit_mlp(digits, epochs=0, seed=5)
+    assert torch.equal(state, torch.random.get_rng_state())
+    for p, q in zip(model.parameters(), mlp.fit_mlp(digits, epochs=0, seed=5).parameters()):
+        assert torch.allclose(p, q, atol=1e-8)
+
+
+@pytest.mark.parametrize("inked", [[], [0], [783], list(range(784)), [3, 4, 5, 20, 21, 400]])
+def test_rows_of_bytes_hold_the_pixels_asked_for(inked: list[int]) -> None:
+    images = some_digits(9, blank=0.0).images
+    where = torch.tensor(inked, dtype=torch.int64)
+    rows = fast_path.byte_rows(images, where)
+    assert rows.dtype == torch.uint8 and rows.shape[1] % 16 == 0 and rows.shape[1] > len(inked)
+    assert torch.equal(rows[:, : len(inked)], images.flatten(1)[:, where])
+    assert rows[:, len(inked)].eq(255).all() and rows[:, len(inked) + 1 :].eq(0).all()
+
+
+def test_pixels_that_training_never_saw_keep_their_weights_and_count_in_the_answer() -> None:
+    digits, other = some_digits(300, blank=0.6), some_digits(40, seed=1, blank=0.0)
+    model = fast_path.fit_mlp(digits, epochs=2)
+    with linear.seeded(0):
+        first = mlp.MLP()
+    blank = digits.images.amax(0).flatten() == 0
+    assert torch.equal(linear_layers(model)[0].weight[:, blank], linear_layers(first)[0].weight[:, blank])
+    rows = fast_path.byte_rows(other.images, torch.arange(784))
+    for batch_size in (7, 512):
+        assert torch.allclose(fast_path.fast_logits(linear_layers(model), rows, batch_size), model(other.floats()).detach(), atol=1e-5)
+
+
+def test_blank_images_do_no_harm() -> None:
+    blank = Digits(torch.zeros(5, 28, 28, dtype=torch.uint8), torch.tensor([3, 3, 7, 3, 7]))
+    ours, theirs = (after(fit, blank, epochs=2) for fit in FITS["mlp"])
+    assert max((a - b).abs().max().item() for a, b in zip(ours, theirs)) < 1e-6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", FITS)
+def test_a_gpu_gives_the_same_weights(kind: str) -> None:
+    digits = some_digits(700)
+    on_cpu, on_gpu = (after(FITS[kind][0], digits.to(device), epochs=3, dtype=torch.float64) for device in ("cpu", "cuda"))
+    assert max((a - b.cpu()).abs().max().item() for a, b in zip(on_cpu, on_gpu)) < 1e-9
+
+
+# ---- bench/training.py
+
+
+@pytest.fixture
+def splits() -> DigitSplits:
+    return DigitSplits(some_digits(600), some_digits(100, seed=1), "some digits", "a test")
+
+
+def test_the_measurement_runs_and_writes_its_three_files(splits: DigitSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision
+    assert training.main(["--rounds", "1", "--threads", "1", "--no-compile", "--out", str(tmp_path)], splits) == 0
+    assert (torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision) == before
+    report = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+    page = (tmp_path / "training.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == page and "Digits: some digits" in page
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert {r["model"] for r in report["rows"]} == {"linear", "MLP"} and len(report["rows"]) == 18
+    assert [g["name"] for g in report["goals"]] == ["C1", "C2", "C3", "C7"]
+    assert all(r["median"] > 0 and r["way"] in page for r in report["rows"])
+
+
+def test_the_measurement_stops_if_a_way_computes_something_else(splits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "sigmoid_l1_slope", sign_flipped)
+    with pytest.raises(SystemExit, match="weights differ by .* a way computes something else"):
+        training.main(["--rounds", "1", "--threads", "1", "--no-compile", "--out", str(tmp_path)], splits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_setting_for_products_is_put_back_after_an_error() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with pytest.raises(RuntimeError, match="stop"), training.onednn():
+        raise RuntimeError("stop")
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_the_setting_is_not_used_where_its_error_is_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor with units for 16 bits the products are rounded; here we pretend."""
+    setting, real = torch.backends.mkldnn.matmul, torch.Tensor.__matmul__
+    before = setting.fp32_precision
+
+    def rounding(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return real(a.bfloat16().float(), b.bfloat16().float()) if a.dtype == torch.float32 and setting.fp32_precision == "bf16" else real(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
+    with training.onednn():
+        assert setting.fp32_precision == before
+    assert setting.fp32_precision == before
