@@ -32,8 +32,10 @@ def badge(notebook: Notebook, cfg: dict[str, str]) -> str:
 
 def _row(notebook: Notebook, times: dict[str, float]) -> str:
     name, summary = (text.replace("|", r"\|") for text in (notebook.title, notebook.summary))
-    number = Path(notebook.name).stem.split("_")[0]
-    return f"| {number} | [{name}]({notebook.name}) | {summary} | {duration(times.get(notebook.name))} |"
+    path = Path(notebook.name)
+    number, folder = path.stem.split("_")[0], path.parent.name
+    label = number if notebook.is_chapter or folder == "engine" else f"{folder} {number}"
+    return f"| {label} | [{name}]({notebook.name}) | {summary} | {duration(times.get(notebook.name))} |"
 
 
 def table(root: Path = ROOT) -> str:
@@ -46,7 +48,8 @@ def table(root: Path = ROOT) -> str:
     parts = ["| | Chapter | What you leave with | Runs in | |", "|---|---|---|---|---|"]
     parts += [f"{_row(n, times)} {badge(n, settings(root))} |" for n in chapters]
     if engine:
-        parts += ["", "The engine room, for those who want to see how the library reads and draws:", ""]
+        about = "The engine room, for those who want to see how the library reads, trains and draws; `linear 01` belongs to chapter 04, linear:"
+        parts += ["", about, ""]
         parts += ["| | Notebook | What it does | Runs in |", "|---|---|---|---|", *(_row(n, times) for n in engine)]
     return "\n".join(parts)
 
