@@ -11,7 +11,7 @@ import torch
 # %% auto #0
 __all__ = ['Batches']
 
-# %% ../nbs/linear/01_batches.ipynb #eaf07ce4
+# %% ../nbs/linear/01_batches.ipynb #4c9a89c1
 class Batches:
     """Batches of `images`, uint8 (n, 28, 28), and `targets`, (n, ...), both on one device: pairs of float32 (b, 28, 28), 0 to 1, and (b, ...).
 
@@ -20,6 +20,7 @@ class Batches:
     def __init__(self, images: torch.Tensor, targets: torch.Tensor, batch_size: int = 256, shuffle: bool = False, seed: int = 0):
         if images.dtype != torch.uint8: raise ValueError(f"images must be uint8, not {images.dtype}; give Digits.images as they are.")
         if len(images) != len(targets): raise ValueError(f"{len(images):,} images and {len(targets):,} targets; give one target for each image.")
+        if not len(images): raise ValueError("there are no images; give at least one.")
         if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; give at least 1.")
         self.images, self.targets, self.batch_size, self.shuffle = images, targets, batch_size, shuffle
         self.generator = torch.Generator().manual_seed(seed)

@@ -105,7 +105,7 @@ def _backward(matrices: Sequence[torch.Tensor], activations: Sequence[torch.Tens
         if i: calls += [a.sign_, partial(slopes[i - 1].mul_, a)]
     return calls
 
-# %% ../nbs/climb/00_fast_path.ipynb #d943e95f
+# %% ../nbs/climb/00_fast_path.ipynb #c72d3466
 class FastTrainer:
     """Trains `layers`, linear layers with ReLU between them, on `images`, uint8 (n, 28, 28), by plain gradient descent on their device.
 
@@ -113,11 +113,13 @@ class FastTrainer:
     `targets`, (n, ...), are what it wants. `seed` fixes the order of the batches. `layers` change at the end of `train_fast`."""
     def __init__(self, layers: Sequence[nn.Linear], images: torch.Tensor, targets: torch.Tensor, slope: Callable, learning_rate: float,
                  batch_size: int = 256, seed: int = 0):
+        if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; give at least 1.")
+        if not 0 < len(images) == len(targets): raise ValueError(f"{len(images):,} images and {len(targets):,} targets; give at least one image, and a target for each.")
         self.layers, self.inked = layers, images.amax(0).flatten().nonzero().squeeze(1)
         self.matrices, self.generator = pack(layers, self.inked), torch.Generator().manual_seed(seed)
         self.data = byte_rows(images, self.inked), targets
         self.permuted = [torch.empty_like(part) for part in self.data]
-        held = {n: _buffers(self.matrices, n) for n in {batch_size, len(images) % batch_size}}
+        held = {n: _buffers(self.matrices, n) for n in {len(part) for part in self.permuted[0].split(batch_size)}}
         widths, self.calls = [layer.in_features for layer in layers], []
         for rows, wanted in zip(*(part.split(batch_size) for part in self.permuted)):
             activations, slopes = held[len(rows)]
@@ -144,11 +146,14 @@ def fast_logits(layers: Sequence[nn.Linear], rows: torch.Tensor, batch_size: int
         logits.append(activations[-1])
     return torch.cat(logits)
 
-# %% ../nbs/climb/00_fast_path.ipynb #4323d09a
+# %% ../nbs/climb/00_fast_path.ipynb #b7fb9d7f
 def _fit(model: nn.Module, digits: Digits, epochs: int, learning_rate: float, batch_size: int, seed: int) -> nn.Module:
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     signs = 1 - 2 * binary_targets(digits.labels).to(layers[0].weight.dtype)
+    if (layers[0].in_features, layers[-1].out_features) != (28 * 28, 1):
+        raise ValueError(f"{layers[0].in_features} inputs and {layers[-1].out_features} logits; give sizes that begin with 784, one a pixel, and end with 1.")
     train_fast(FastTrainer(layers, digits.images, signs, sigmoid_l1_slope, learning_rate, batch_size, seed), epochs)
+    if not all(p.isfinite().all() for p in model.parameters()): raise FloatingPointError("The weights are not finite; begin again with a smaller learning rate.")
     return model
 
 # %% ../nbs/climb/00_fast_path.ipynb #5842ed32

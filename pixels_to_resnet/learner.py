@@ -28,7 +28,7 @@ def _mean(values: Sequence, sizes: Sequence[int], which: str) -> float:
     if isinstance(values[0], torch.Tensor): values = torch.stack(tuple(values)).tolist()
     return sum(value * n for value, n in zip(values, sizes)) / sum(sizes)
 
-# %% ../nbs/05_learner.ipynb #ec128ab6
+# %% ../nbs/05_learner.ipynb #a8c7a9fe
 class Learner:
     """A training run: `train` and `valid` give batches, pairs (x, y), as often as they are walked through, and have a length.
 
@@ -40,6 +40,8 @@ class Learner:
         self.model, self.train, self.valid = model, train, valid
         self.loss_function, self.optimizer = loss_function, optimizer
         self.metrics = {"accuracy": binary_accuracy} if metrics is None else metrics
+        if not isinstance(self.metrics, dict) or {"epoch", "loss", "train_loss", "valid_loss"} & set(self.metrics):
+            raise ValueError("metrics are a dictionary, functions by name; epoch, loss, train_loss and valid_loss are taken.")
         self.callbacks, self.history, self.training, self.n_epochs = list(callbacks), [], False, 0
         self._listen(self.callbacks)
     def _listen(self, callbacks: Sequence) -> None:
@@ -70,11 +72,12 @@ def _train_epoch(self: Learner) -> float:
         for method in after: method(self)
     return _mean(losses, sizes, "train")
 
-# %% ../nbs/05_learner.ipynb #3ee7b13b
+# %% ../nbs/05_learner.ipynb #3e91bcdb
 @patch
 @torch.no_grad()
 def validate(self: Learner, batches: Iterable | None = None) -> dict[str, float]:
     "Loss and metrics on `batches`, by default `valid`: means over all items, in evaluation mode."
+    if self.valid is None and batches is None: raise ValueError("there are no validation batches; give the Learner valid, or call validate(batches).")
     was_training, self.training, functions = self.model.training, False, {"loss": self.loss_function, **self.metrics}
     self.model.eval()
     values, sizes = {name: [] for name in functions}, []

@@ -35,13 +35,14 @@ class MLP(nn.Module):
         "Logits, (n, `sizes[-1]`)."
         return self.layers(x)
 
-# %% ../nbs/06_mlp.ipynb #d5cdb8f6
+# %% ../nbs/06_mlp.ipynb #c2f57a09
 def fit_mlp(
     digits: Digits, epochs: int | None = None, seed: int = 0, learning_rate: float = 0.1, batch_size: int = 256, sizes: Sequence[int] = (784, 30, 1)
 ) -> MLP:
     """An `MLP` of 3s against 7s, trained for `epochs` (default 40) shuffled passes over `digits`, on their device.
 
     `seed` fixes the first weights and the order of the batches. Raises `ValueError` for sizes that do not fit."""
+    if tuple(sizes)[:1] != (28 * 28,): raise ValueError(f"sizes {tuple(sizes)} do not begin with 784; give one input a pixel.")
     with seeded(seed): model = MLP(sizes).to(digits.images.device)
     batches = Batches(digits.images, binary_targets(digits.labels), batch_size, shuffle=True, seed=seed)
     learner = Learner(model, batches, loss_function=sigmoid_l1_loss, optimizer=BasicOptim(model.parameters(), learning_rate))

@@ -246,3 +246,25 @@ def test_the_setting_is_not_used_where_its_error_is_larger(monkeypatch: pytest.M
     with training.onednn():
         assert setting.fp32_precision == before
     assert setting.fp32_precision == before
+
+
+def test_the_fast_path_refuses_what_the_chapters_refuse() -> None:
+    images, labels = torch.randint(0, 256, (50, 28, 28), dtype=torch.uint8), torch.tensor([3, 7]).repeat(25)
+    digits = Digits(images, labels)
+    for sizes in ((784, 8, 2), (728, 30, 1), (800, 30, 1)):
+        if sizes[-1] == 1:
+            with pytest.raises(ValueError):
+                mlp.fit_mlp(digits, 1, sizes=sizes)
+        with pytest.raises(ValueError):
+            fast_path.fit_mlp(digits, 1, sizes=sizes)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        fast_path.fit_linear(digits, 1, batch_size=0)
+    with pytest.raises(FloatingPointError, match="smaller learning rate"):
+        fast_path.fit_mlp(digits, 3, learning_rate=1e30)
+
+
+def test_a_batch_larger_than_the_set_needs_no_memory_of_its_size() -> None:
+    images, labels = torch.randint(0, 256, (50, 28, 28), dtype=torch.uint8), torch.tensor([3, 7]).repeat(25)
+    model = fast_path.fit_linear(Digits(images, labels), 2, batch_size=10**9)
+    again = fast_path.fit_linear(Digits(images, labels), 2, batch_size=50)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), again.parameters()))

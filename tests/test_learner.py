@@ -605,3 +605,25 @@ def test_the_range_test_stops_when_the_loss_explodes() -> None:
 def test_the_range_test_refuses_senseless_ranges(lowest: float, highest: float, n_batches: int) -> None:
     with pytest.raises(ValueError, match="0 < lowest < highest and at least 3"):
         find_learning_rate(make(mlp()), lowest, highest, n_batches)
+
+
+def test_a_range_test_without_batches_says_so_and_does_not_search_for_ever() -> None:
+    model = nn.Linear(2, 1)
+    learner = Learner(model, [], loss_function=nn.functional.mse_loss, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), metrics={})
+    with pytest.raises(ValueError, match="train gave no batches"):
+        find_learning_rate(learner)
+    with pytest.raises(ValueError, match="smoothing is 1; give a share"):
+        find_learning_rate(learner, smoothing=1)
+
+
+def test_a_learner_refuses_metrics_and_validation_that_make_no_sense() -> None:
+    model = nn.Linear(2, 1)
+
+    def make(metrics: object) -> Learner:
+        return Learner(model, [], loss_function=nn.functional.mse_loss, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), metrics=metrics)
+
+    for metrics in ([nn.functional.l1_loss], {"loss": nn.functional.l1_loss}):
+        with pytest.raises(ValueError, match="metrics are a dictionary"):
+            make(metrics)
+    with pytest.raises(ValueError, match="no validation batches"):
+        make({}).validate()
