@@ -83,6 +83,12 @@ def test_epochs_and_seed_reach_the_rung(tmp_path: Path, capfd: pytest.CaptureFix
 
 
 def fit_to_nan(train: Digits, epochs: int | None, seed: int) -> torch.nn.Module:
+    model = fast_path.fit_linear(train, epochs=1, seed=seed)
+    torch.nn.init.constant_(model.linear.bias, float("nan"))
+    return model
+
+
+def fit_too_fast(train: Digits, epochs: int | None, seed: int) -> torch.nn.Module:
     return fast_path.fit_linear(train, epochs=3, seed=seed, learning_rate=float("inf"))
 
 
@@ -92,6 +98,7 @@ def fit_and_notice(train: Digits, epochs: int | None, seed: int) -> torch.nn.Mod
 
 FAILURES = [
     (fit_to_nan, "its weights are no longer numbers; try another --seed or fewer --epochs."),
+    (fit_too_fast, "The weights are not finite; begin again with a smaller learning rate."),
     (fit_and_notice, "the loss is nan; choose a smaller learning rate."),
 ]
 
