@@ -39,3 +39,14 @@ def test_the_page_and_the_data_are_written(tmp_path: Path, monkeypatch: pytest.M
     page, report = (tmp_path / "bands.md").read_text(encoding="utf-8"), json.loads((tmp_path / "bands.json").read_text(encoding="utf-8"))
     assert capsys.readouterr().out == page and "| stand-in | one epoch | 1 |" in page
     assert [len(row["accuracies"]) for row in report["rows"]] == [2]
+
+
+def test_the_saved_results_are_inside_the_reference_results() -> None:
+    """What bench/bands.json holds of the trained models with small starts; the large start's reference came from ten other draws."""
+    report = json.loads((bands.HERE / "bands.json").read_text(encoding="utf-8"))
+    found = {(row["way"], row["epochs"]): row for row in report["rows"] if row["digits"] == "MNIST"}
+    first = found[bands.WAYS[1][0], 1]
+    assert first["accuracies"] == [pytest.approx(1010 / 2038)] * 10
+    for way, epochs in ((1, 20), (2, 20), (4, 40)):
+        row = found[bands.WAYS[way][0], epochs]
+        assert bands.verdict(row["accuracies"], bands.REFERENCE[row["way"], epochs]).startswith("10 of 10"), row
