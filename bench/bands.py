@@ -6,7 +6,6 @@ Every line trains once for each seed, on MNIST and on the stand-in, and gives th
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.data import machine
+from bench.data import machine, publish
 from pixels_to_resnet import fast_path
 from pixels_to_resnet.batches import Batches
 from pixels_to_resnet.data import Digits, DigitSplits, load_digits
-from pixels_to_resnet.linear import BasicOptim, LinearModel, binary_targets, seeded, sigmoid_l1_loss, train_epoch, validate
+from pixels_to_resnet.linear import BasicOptim, LinearModel, binary_accuracy, binary_targets, seeded, sigmoid_l1_loss, train_epoch, validate
 from pixels_to_resnet.mlp import MLP
 
 HERE = Path(__file__).resolve().parent
@@ -61,8 +60,6 @@ def fastai_learner(splits: DigitSplits, seed: int) -> list[float]:
     from fastai.data.load import DataLoader
     from fastai.learner import Learner
     from fastai.optimizer import SGD
-
-    from pixels_to_resnet.linear import binary_accuracy
 
     loaders = [DataLoader(list(zip(part.floats(), binary_targets(part.labels))), batch_size=256) for part in (splits.train, splits.valid)]
     with seeded(seed):
@@ -145,9 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="where bands.json and bands.md go (default: bench)")
     args = parser.parse_args(argv)
     report = measure(args.seeds, args.data)
-    (args.out / "bands.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (args.out / "bands.md").write_text(as_markdown(report), encoding="utf-8")
-    print(as_markdown(report), end="")
+    publish("bands", report, as_markdown(report), args.out)
     return 0
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 from pixels_to_resnet.data import load_digits, read_folder
 from pixels_to_resnet.layouts import LAYOUTS
 from pixels_to_resnet.pictures import list_png_folder, read_png_folder
+from pixels_to_resnet.safe_files import write_beside
 from pixels_to_resnet.sources import digits_path
 from tools.course import script
 
@@ -56,6 +57,14 @@ def machine() -> dict[str, Any]:
 def _cpu_info() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def publish(name: str, report: dict[str, Any], page: str, out: Path) -> None:
+    """Write NAME.json and NAME.md into `out`, both or neither, and print the page."""
+    with write_beside(out / f"{name}.json") as data, write_beside(out / f"{name}.md") as text:
+        data.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        text.write_text(page, encoding="utf-8")
+    print(page, end="")
 
 
 def loop_over_pil(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -159,9 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="where data.json and data.md go (default: bench)")
     args = parser.parse_args(argv)
     report = measure(args.rounds)
-    (args.out / "data.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (args.out / "data.md").write_text(as_markdown(report), encoding="utf-8")
-    print(as_markdown(report), end="")
+    publish("data", report, as_markdown(report), args.out)
     return 0
 
 

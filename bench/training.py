@@ -7,7 +7,6 @@ from what this machine reads and multiplies in a second, measured in the same ru
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -28,7 +27,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bench.data import machine, take_turns
+from bench.data import machine, publish, take_turns
 from pixels_to_resnet.batches import Batches
 from pixels_to_resnet.data import Digits, DigitSplits, load_digits
 from pixels_to_resnet.fast_path import FastTrainer, byte_rows, fast_logits, sigmoid_l1_slope, train_fast, unpack
@@ -392,10 +391,8 @@ def main(argv: list[str] | None = None, splits: DigitSplits | None = None) -> in
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="where the three files go (default: bench)")
     args = parser.parse_args(argv)
     report = measure(args.rounds, not args.no_compile, args.threads, splits)
-    (args.out / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (args.out / "training.md").write_text(as_markdown(report), encoding="utf-8")
     draw(report).savefig(args.out / "training.png", metadata={"Software": None})
-    print(as_markdown(report), end="")
+    publish("training", report, as_markdown(report), args.out)
     return 0
 
 
