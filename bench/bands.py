@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.data import machine, publish
+from bench.common import machine, publish
 from pixels_to_resnet import fast_path
 from pixels_to_resnet.batches import Batches
 from pixels_to_resnet.data import Digits, DigitSplits, load_digits
@@ -32,6 +32,11 @@ def standard_normal() -> LinearModel:
         for parameter in model.parameters():
             parameter.normal_()
     return model
+
+
+def without_relu() -> nn.Module:
+    """Two linear layers, 784-30-1, with nothing between them."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.Linear(30, 1))
 
 
 def trained(make: Callable[[], nn.Module], splits: DigitSplits, rate: float, epochs: Sequence[int], shuffle: bool, seed: int) -> list[float]:
@@ -84,6 +89,12 @@ WAYS: list[Way] = [
     (f"{MULTI}, shuffled, rate 0.1", (40,), lambda s, seed: trained(MLP, s, 0.1, (40,), True, seed)),
     ("the rung linear of climb, shuffled", (20,), lambda s, seed: rung(fast_path.fit_linear, s, seed)),
     ("the rung mlp of climb, shuffled", (40,), lambda s, seed: rung(fast_path.fit_mlp, s, seed)),
+]
+SEARCHED = {"linear": LinearModel, "784-30-1 without ReLU": without_relu, MULTI: MLP}
+WAYS += [
+    (f"{name}, shuffled, rate {rate}", (20,), lambda s, seed, make=make, rate=rate: trained(make, s, rate, (20,), True, seed))
+    for name, make in SEARCHED.items()
+    for rate in (1, 3, 10)
 ]
 REFERENCE = {
     (WAYS[0][0], 1): (0.494, 0.760), (WAYS[0][0], 10): (0.952, 0.968), (WAYS[0][0], 21): (0.9643, 0.9775),

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bench.data import machine, publish, take_turns
+from bench.common import machine, publish, take_turns
 from pixels_to_resnet.batches import Batches
 from pixels_to_resnet.data import Digits, DigitSplits, load_digits
 from pixels_to_resnet.fast_path import FastTrainer, byte_rows, fast_logits, sigmoid_l1_slope, train_fast, unpack

@@ -153,7 +153,7 @@ def test_notebook_has_earlier_modules_only() -> None:
     assert len(order) >= 2
     names = [p.parent.name + "/" + p.name for p in order]
     assert [n.split("/")[0] for n in names[:12]] == ["engine"] * 12
-    assert names[-4:] == ["climb/00_fast_path.ipynb", "climb/01_runner.ipynb", "climb/02_command.ipynb", "nbs/10_climb.ipynb"]
+    assert names[-4:] == ["climb/00_fast_path.ipynb", "climb/04_runner.ipynb", "climb/06_command.ipynb", "nbs/10_climb.ipynb"]
     before = {"linear/01_batches.ipynb": "nbs/04_linear.ipynb", "learner/01_weights.ipynb": "nbs/05_learner.ipynb"}
     assert all(names.index(machinery) < names.index(chapter) for machinery, chapter in before.items())
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import code, md, title, write_notebook, write_repository
+from small import code, md, printed, title, write_notebook, write_repository
 
 from pixels_to_resnet.idx import IDX_FILES, DataError, idx_bytes
 from pixels_to_resnet.sources import Source, find_source
 from tools import notebooks, readme
 from tools.course import ROOT, digits_in_force, earlier_modules, load, notebook_paths
 from tools.course import notebooks as all_notebooks
-from tools.execute import NotebookFailed
+from tools.execute import NotebookFailed, execute
 from tools.guards.clean import check_clean
 
 
@@ -37,6 +37,14 @@ def test_order_and_modules(repo: Path) -> None:
     assert [earlier_modules(p, repo) for p in notebook_paths(repo)] == [[], ["wheel"], ["wheel", "first"], ["wheel", "first", "last"]]
     first = load(repo / "nbs" / "00_first.ipynb", repo)
     assert (first.title, first.summary, first.module, first.is_chapter) == ("First | foremost", "What First | foremost is about.", "first", True)
+
+
+def test_slow_cell_keeps_its_output_until_asked(repo: Path) -> None:
+    path = write_notebook(repo, "01_slow.ipynb", *title("Slow", "slow"), code("#| slow\nprint(6 * 7)", printed("41\n")))
+    assert [o["text"] for c in execute(path).cells for o in c.get("outputs", [])] == ["41\n"]
+    kept, asked = execute(path), execute(path, slow=True)
+    assert kept.cells[-1].source == asked.cells[-1].source == "#| slow\nprint(6 * 7)"
+    assert [o["text"] for o in asked.cells[-1].outputs] == ["42\n"]
 
 
 def test_digits_in_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,14 +18,20 @@ class NotebookFailed(Exception):
     """A notebook did not run to its end; the message is one sentence and the end of the traceback."""
 
 
-def execute(path: Path, first_on_path: Path | None = None, timeout: int = 300, extra: dict[str, str] | None = None) -> Any:
+def is_skipped(cell: Any, slow: bool) -> bool:
+    """Whether a notebook's cell is left as it is: one with `#| eval: false` always, one with `#| slow` unless `slow`."""
+    head = cell.source.splitlines()[:5] if cell.cell_type == "code" else []
+    return "#| eval: false" in head or (not slow and "#| slow" in head)
+
+
+def execute(path: Path, first_on_path: Path | None = None, timeout: int = 300, extra: dict[str, str] | None = None, slow: bool = False) -> Any:
     """The notebook at `path` with fresh outputs; the file is not touched.
 
     `first_on_path` goes before everything else on the kernel's PYTHONPATH, `extra` into its environment, and `timeout` is the limit in
-    seconds for one cell. Cells with `#| eval: false` are left as they are. Raises NotebookFailed.
+    seconds for one cell. Cells with `#| eval: false`, and those with `#| slow` unless `slow`, keep their outputs. Raises NotebookFailed.
     """
     notebook = nbformat.read(path, as_version=4)
-    skipped = {c.id: c.source for c in notebook.cells if c.cell_type == "code" and "#| eval: false" in c.source.splitlines()[:5]}
+    skipped = {c.id: c.source for c in notebook.cells if is_skipped(c, slow)}
     for cell in notebook.cells:
         if cell.id in skipped:
             cell.source = ""

@@ -41,9 +41,9 @@ RUNGS = [
     Rung("04", "linear", "784 weights learn 3 against 7", there=True),
     Rung("05", "learner", "the training loop as one object", there=True),
     Rung("06", "mlp", "a second layer and a non-linearity", there=True),
-    Rung("07", "multiclass", "all ten digits, softmax"),
-    Rung("08", "resnet", "convolutions and residual blocks"),
-    Rung("09", "own images", "your drawing and your photos"),
+    Rung("07", "multiclass", "all ten digits, softmax", there=True),
+    Rung("08", "resnet", "convolutions and residual blocks", there=True),
+    Rung("09", "own images", "your drawing and your photos", there=True),
     Rung("10", "climb", "every rung as one command", there=True),
 ]
 

@@ -43,10 +43,10 @@ def chosen(names: list[str], root: Path = ROOT) -> list[Path]:
     return [p for p in paths if not names or keys[p].intersection(names)]
 
 
-def run_and_save(path: Path, root: Path = ROOT, keep: bool = True) -> float:
-    """Run one notebook and, if `keep`, save and clean it; the seconds it took. Raises NotebookFailed, the file then being untouched."""
+def run_and_save(path: Path, root: Path = ROOT, keep: bool = True, slow: bool = False) -> float:
+    """Run one notebook, its slow cells only if `slow`, save and clean it if `keep`; the seconds it took. Raises NotebookFailed, the file being untouched."""
     begin = time.perf_counter()
-    notebook = execute(path)
+    notebook = execute(path, timeout=3600 if slow else 300, slow=slow)
     seconds = time.perf_counter() - begin
     if keep:
         save(notebook, path, root)
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these notebooks, by path, file name or stem")
     parser.add_argument("--times", type=Path, metavar="FILE", help="note the seconds in this JSON file (tools/times.json feeds README.md)")
+    parser.add_argument("--slow", action="store_true", help="run the cells with `#| slow` too, which otherwise keep their saved outputs")
     parser.add_argument("--allow-standin", action="store_true", help="run on the stand-in too, without saving")
     args = parser.parse_args(argv)
     real = digits_in_force() == "mnist"
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in paths:
         name = path.relative_to(ROOT).as_posix()
         try:
-            seconds[name] = run_and_save(path, keep=real)
+            seconds[name] = run_and_save(path, keep=real, slow=args.slow)
         except NotebookFailed as failed:
             print(f"{name} is not saved: {failed}")
             return 1
