@@ -10,24 +10,44 @@ from .command import command, make_parser
 from .runner import Rung
 
 # %% auto #0
-__all__ = ['RUNGS', 'main']
+__all__ = ['FIRST_RUNGS', 'RUNGS', 'main']
 
-# %% ../nbs/10_climb.ipynb #106044b4
-RUNGS = (
+# %% ../nbs/10_climb.ipynb #70c9cf2c
+FIRST_RUNGS = (
     Rung(
         name="pixel_similarity", does="3 or 7: the nearest mean picture",
-        task="mnist_sample", fit="pixel_similarity:fit_pixel_similarity",
+        task="mnist_sample", fit="pixel_similarity:fit_pixel_similarity", make=("manifest:blank_similarity", (3, 7)),
         bands={"MNIST": (0.9509, 0.9520), "stand-in": (0.85, 0.91)},
     ),
     Rung(
         name="linear", does="3 or 7: one weight a pixel, 20 epochs",
-        task="mnist_sample", fit="fast_path:fit_linear",
+        task="mnist_sample", fit="fast_path:fit_linear", make=("linear:LinearModel",),
         bands={"MNIST": (0.9813, 0.9834), "stand-in": (0.960, 0.977)},
     ),
     Rung(
         name="mlp", does="3 or 7: 30 hidden units, 40 epochs",
-        task="mnist_sample", fit="fast_path:fit_mlp",
+        task="mnist_sample", fit="fast_path:fit_mlp", make=("mlp:MLP",),
         bands={"MNIST": (0.9808, 0.9839), "stand-in": (0.962, 0.975)},
+    ),
+)
+
+# %% ../nbs/10_climb.ipynb #723e7a19
+RUNGS = (
+    *FIRST_RUNGS,
+    Rung(
+        name="multiclass", does="0 to 9: 500 hidden units, 30 epochs",
+        task="mnist_png", fit="fast_ten:fit_multiclass", make=("mlp:MLP", (784, 500, 10), range(10)),
+        bands={"MNIST": (0.975, 0.985), "stand-in": (0.90, 0.99)},
+    ),
+    Rung(
+        name="resnet18", does="3 or 7: residual network, 1 epoch",
+        task="mnist_sample", fit="fast_resnet:fit_resnet18", make=("resnet:ResNet18", (3, 7)),
+        bands={"MNIST": (0.990, 1.0), "stand-in": (0.95, 1.0)},
+    ),
+    Rung(
+        name="resnet18_ten", does="0 to 9: residual network, 3 epochs",
+        task="mnist_png", fit="fast_resnet:fit_resnet18", make=("resnet:ResNet18", range(10)),
+        bands={"MNIST": (0.990, 0.997), "stand-in": (0.93, 1.0)},
     ),
 )
 

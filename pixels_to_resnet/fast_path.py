@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 # %% auto #0
-__all__ = ['sigmoid_l1_slope', 'padded', 'byte_rows', 'pack', 'unpack', 'FastTrainer', 'train_fast', 'fast_logits', 'fit_linear',
-           'fit_mlp']
+__all__ = ['sigmoid_l1_slope', 'padded', 'byte_rows', 'pack', 'unpack', 'FastTrainer', 'train_fast', 'check_finite',
+           'fast_logits', 'fit_linear', 'fit_mlp']
 
 # %% ../nbs/climb/00_fast_path.ipynb #b804dbe1
 from .data import Digits
@@ -41,7 +41,7 @@ def byte_rows(images: torch.Tensor, inked: torch.Tensor) -> torch.Tensor:
     for a, b in zip(starts, [*starts[1:], len(where)]): rows[:, a:b] = pixels[:, where[a] : where[a] + b - a]
     return rows
 
-# %% ../nbs/climb/00_fast_path.ipynb #cf02ef29
+# %% ../nbs/climb/00_fast_path.ipynb #8ace0cc2
 def pack(layers: Sequence[nn.Linear], inked: torch.Tensor) -> list[torch.Tensor]:
     """For each of `layers` one matrix, (padded inputs, padded outputs) in its dtype: weights, a row for the bias, zeros.
 
@@ -52,7 +52,8 @@ def pack(layers: Sequence[nn.Linear], inked: torch.Tensor) -> list[torch.Tensor]
         if not i: weight = weight[:, inked]
         n_outputs, n_inputs = weight.shape
         last = i == len(layers) - 1
-        matrix = weight.new_zeros(padded(n_inputs), n_outputs if last else padded(n_outputs))
+        shape = padded(n_inputs), n_outputs if last and n_outputs == 1 else padded(n_outputs)
+        matrix = weight.new_zeros(shape[::-1]).t() if last else weight.new_zeros(shape)
         matrix[:n_inputs, :n_outputs], matrix[n_inputs, :n_outputs] = weight.t() / scale, bias / scale
         if not last: matrix[n_inputs, n_outputs] = 1 / scale
         matrices.append(matrix)
@@ -105,55 +106,77 @@ def _backward(matrices: Sequence[torch.Tensor], activations: Sequence[torch.Tens
         if i: calls += [a.sign_, partial(slopes[i - 1].mul_, a)]
     return calls
 
-# %% ../nbs/climb/00_fast_path.ipynb #c72d3466
-class FastTrainer:
+# %% ../nbs/climb/00_fast_path.ipynb #eaeefc7c
+class _Calls:
+    def forward(self, number: int, rows: torch.Tensor, activations: Sequence[torch.Tensor]) -> list[Call]:
+        "What fills `activations` from `rows`, those of batch `number`."
+        return _forward(self.matrices, rows, activations)
+    def backward(self, number: int, activations: Sequence[torch.Tensor], slopes: Sequence[torch.Tensor]) -> list[Call]:
+        "What takes the step of batch `number`, given the last of `slopes`."
+        return _backward(self.matrices, activations, slopes, [layer.in_features for layer in self.layers], self.learning_rate)
+    def shuffle(self, order: torch.Tensor) -> None:
+        "Puts the images and targets into `order`, int64 (n,)."
+        for part, permuted in zip(self.data, self.permuted): torch.index_select(part, 0, order, out=permuted)
+    def store(self) -> None:
+        "Writes the weights into `layers`."
+        unpack(self.matrices, self.layers, self.inked)
+
+# %% ../nbs/climb/00_fast_path.ipynb #4d60ebd1
+class FastTrainer(_Calls):
     """Trains `layers`, linear layers with ReLU between them, on `images`, uint8 (n, 28, 28), by plain gradient descent on their device.
 
     `slope(logits, targets, out)` writes the derivative of the sum of the losses of a batch with respect to its logits into `out`;
-    `targets`, (n, ...), are what it wants. `seed` fixes the order of the batches. `layers` change at the end of `train_fast`."""
+    `targets`, (n, ...), are what it wants. `seed` fixes the order of the batches. `layers` change at the end of `train_fast`. Reads only the pixels `inked`, int64 (k,)."""
     def __init__(self, layers: Sequence[nn.Linear], images: torch.Tensor, targets: torch.Tensor, slope: Callable, learning_rate: float,
-                 batch_size: int = 256, seed: int = 0):
+                 batch_size: int = 256, seed: int = 0, inked: torch.Tensor | None = None):
         if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; give at least 1.")
         if not 0 < len(images) == len(targets): raise ValueError(f"{len(images):,} images and {len(targets):,} targets; give at least one image, and a target for each.")
-        self.layers, self.inked = layers, images.amax(0).flatten().nonzero().squeeze(1)
-        self.matrices, self.generator = pack(layers, self.inked), torch.Generator().manual_seed(seed)
-        self.data = byte_rows(images, self.inked), targets
+        self.layers, self.learning_rate, self.calls, n_logits = layers, learning_rate, [], layers[-1].out_features
+        self.inked = images.amax(0).flatten().nonzero().squeeze(1) if inked is None else inked
+        self.matrices, self.generator, self.data = pack(layers, self.inked), torch.Generator().manual_seed(seed), (byte_rows(images, self.inked), targets)
         self.permuted = [torch.empty_like(part) for part in self.data]
         held = {n: _buffers(self.matrices, n) for n in {len(part) for part in self.permuted[0].split(batch_size)}}
-        widths, self.calls = [layer.in_features for layer in layers], []
-        for rows, wanted in zip(*(part.split(batch_size) for part in self.permuted)):
+        for number, (rows, wanted) in enumerate(zip(*(part.split(batch_size) for part in self.permuted))):
             activations, slopes = held[len(rows)]
-            self.calls += [*_forward(self.matrices, rows, activations), partial(slope, activations[-1], wanted, slopes[-1])]
-            self.calls += _backward(self.matrices, activations, slopes, widths, learning_rate)
+            loss = partial(slope, activations[-1][:, :n_logits], wanted, slopes[-1][:, :n_logits])
+            self.calls += [*self.forward(number, rows, activations), loss, *self.backward(number, activations, slopes)]
 
-# %% ../nbs/climb/00_fast_path.ipynb #7758b042
+# %% ../nbs/climb/00_fast_path.ipynb #0cfbd4c6
 @torch.no_grad()
 def train_fast(trainer: FastTrainer, n_epochs: int = 1) -> None:
     "`n_epochs` shuffled passes, and the weights written into `trainer.layers`."
     for _ in range(n_epochs):
-        order = torch.randperm(len(trainer.data[0]), generator=trainer.generator).to(trainer.data[0].device)
-        for part, permuted in zip(trainer.data, trainer.permuted): torch.index_select(part, 0, order, out=permuted)
+        trainer.shuffle(torch.randperm(len(trainer.data[0]), generator=trainer.generator).to(trainer.data[0].device))
         for call in trainer.calls: call()
-    unpack(trainer.matrices, trainer.layers, trainer.inked)
+    trainer.store()
 
+def check_finite(model: nn.Module) -> None:
+    "Raises `FloatingPointError` if a weight of `model` is not finite."
+    if not all(p.isfinite().all() for p in model.parameters()): raise FloatingPointError("The weights are not finite; begin again with a smaller learning rate.")
+
+# %% ../nbs/climb/00_fast_path.ipynb #9e9b2488
 @torch.no_grad()
-def fast_logits(layers: Sequence[nn.Linear], rows: torch.Tensor, batch_size: int = 512) -> torch.Tensor:
-    "The logits, (n, outputs), of `layers` with ReLU between them for `rows`, the `byte_rows` of n images with all their pixels."
-    matrices, logits = pack(layers, torch.arange(layers[0].in_features, device=rows.device)), []
-    for part in rows.split(batch_size):
-        activations, _ = _buffers(matrices, len(part))
-        for call in _forward(matrices, part, activations): call()
-        logits.append(activations[-1])
+def fast_logits(layers: Sequence[nn.Linear], rows: torch.Tensor, batch_size: int = 512, inked: torch.Tensor | None = None, rest: Callable | None = None) -> torch.Tensor:
+    """The logits, (n, outputs), of `layers` with ReLU between them for `rows`, the `byte_rows` of n images with all their pixels.
+
+    Or with the pixels `inked` only; then `rest(number, out)` adds to `out`, (b, units), what the others give the first layer in batch `number`."""
+    matrices, logits = pack(layers, torch.arange(layers[0].in_features, device=rows.device) if inked is None else inked), []
+    for number, part in enumerate(rows.split(batch_size)):
+        activations = _buffers(matrices, len(part))[0]
+        calls = _forward(matrices, part, activations)
+        if rest is not None: calls.insert(2, partial(rest, number, activations[1]))
+        for call in calls: call()
+        logits.append(activations[-1][:, : layers[-1].out_features])
     return torch.cat(logits)
 
-# %% ../nbs/climb/00_fast_path.ipynb #b7fb9d7f
+# %% ../nbs/climb/00_fast_path.ipynb #9a185d54
 def _fit(model: nn.Module, digits: Digits, epochs: int, learning_rate: float, batch_size: int, seed: int) -> nn.Module:
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     signs = 1 - 2 * binary_targets(digits.labels).to(layers[0].weight.dtype)
     if (layers[0].in_features, layers[-1].out_features) != (28 * 28, 1):
         raise ValueError(f"{layers[0].in_features} inputs and {layers[-1].out_features} logits; give sizes that begin with 784, one a pixel, and end with 1.")
     train_fast(FastTrainer(layers, digits.images, signs, sigmoid_l1_slope, learning_rate, batch_size, seed), epochs)
-    if not all(p.isfinite().all() for p in model.parameters()): raise FloatingPointError("The weights are not finite; begin again with a smaller learning rate.")
+    check_finite(model)
     return model
 
 # %% ../nbs/climb/00_fast_path.ipynb #5842ed32

@@ -15,7 +15,7 @@ from .multiclass import cross_entropy
 from .schedules import OneCycle
 
 # %% auto #0
-__all__ = ['ResidualBlock', 'ResNet18', 'class_targets', 'fit_resnet18']
+__all__ = ['ResidualBlock', 'class_targets', 'ResNet18', 'fit_resnet18']
 
 # %% ../nbs/08_resnet.ipynb #771a1500
 class ResidualBlock(nn.Module):
@@ -33,17 +33,23 @@ class ResidualBlock(nn.Module):
         change = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
         return (change + (x if self.downsample is None else self.downsample(x))).relu()
 
-# %% ../nbs/08_resnet.ipynb #439e8c37
+# %% ../nbs/08_resnet.ipynb #028b73e5
+def class_targets(labels: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    "For each of `labels`, int64 (n,), its place in `classes`, int64 (n,). Raises `ValueError` for a label that is not among them."
+    places = (labels.unsqueeze(1) == torch.tensor(tuple(classes), device=labels.device)).long()
+    if not places.any(1).all(): raise ValueError(f"the labels {sorted(set(labels.tolist()) - set(classes))} are not among the classes {tuple(classes)}; give all classes.")
+    return places.argmax(1)
+
+# %% ../nbs/08_resnet.ipynb #56b4c081
 class ResNet18(nn.Module):
     """The 18-layer residual network, with the names of torchvision's parameters: images to logits, (n, number of `classes`).
 
     Images are grey, float (n, h, w) in 0..1, or have channels, float (n, `n_channels`, h, w); grey ones fill all channels alike."""
     def __init__(self, classes: Sequence[int] = range(10), n_channels: int = 3):
         super().__init__()
-        self.classes, self.n_channels = tuple(classes), n_channels
+        self.classes, self.n_channels, sizes = tuple(classes), n_channels, (64, 64, 128, 256, 512)
         self.conv1, self.bn1 = nn.Conv2d(n_channels, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        sizes = (64, 64, 128, 256, 512)
         for i, (n_inputs, n_outputs) in enumerate(zip(sizes, sizes[1:])):
             blocks = ResidualBlock(n_inputs, n_outputs, 1 if i == 0 else 2), ResidualBlock(n_outputs, n_outputs)
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
@@ -53,21 +59,17 @@ class ResNet18(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         "Logits, (n, number of classes)."
         if x.ndim == 3: x = x.unsqueeze(1).expand(-1, self.n_channels, -1, -1)
-        x = self.maxpool(self.bn1(self.conv1(x)).relu())
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
+        x = self.layer2(self.layer1(self.maxpool(self.bn1(self.conv1(x)).relu())))
+        return self.fc(self.layer4(self.layer3(x)).mean((2, 3)))
 
-# %% ../nbs/08_resnet.ipynb #dd00c18a
-def class_targets(labels: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
-    "For each of `labels`, int64 (n,), its place in `classes`, int64 (n,). Raises `ValueError` for a label that is not among them."
-    places = (labels.unsqueeze(1) == torch.tensor(tuple(classes), device=labels.device)).long()
-    if not places.any(1).all(): raise ValueError(f"the labels {sorted(set(labels.tolist()) - set(classes))} are not among the classes {tuple(classes)}; give all classes.")
-    return places.argmax(1)
-
+# %% ../nbs/08_resnet.ipynb #9ba9fa38
 def fit_resnet18(digits: Digits, epochs: int | None = None, seed: int = 0, learning_rate: float = 0.01, batch_size: int = 128) -> ResNet18:
     """A `ResNet18` for the classes in `digits`, trained for `epochs` (default 1) shuffled passes with one-cycle, on their device.
 
-    `seed` fixes the first weights and the order of the batches."""
+    `seed` fixes the first weights and the order of the batches. A last batch of one image has no variance, so `batch_size` grows until there is none.
+    Raises `ValueError` for fewer than two images or a smaller `batch_size` than 2."""
+    if min(len(digits), batch_size) < 2: raise ValueError(f"{len(digits):,} images in batches of {batch_size}; give at least 2 of each, since batch normalisation needs a variance.")
+    while len(digits) % batch_size == 1: batch_size += 1
     classes = digits.labels.unique().tolist()
     with seeded(seed): model = ResNet18(classes).to(digits.images.device)
     batches = Batches(digits.images, class_targets(digits.labels, classes), batch_size, shuffle=True, seed=seed)

@@ -12,11 +12,12 @@ import sys
 import time
 
 # %% auto #0
-__all__ = ['Rung', 'ClimbError', 'choose_rungs', 'examine', 'run']
+__all__ = ['Rung', 'ClimbError', 'choose_rungs', 'untrained', 'examine', 'Climb', 'run']
 
-# %% ../nbs/climb/04_runner.ipynb #a6483a32
+# %% ../nbs/climb/04_runner.ipynb #7b93dbe0
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from .devices import Stopwatch, choose_device, describe_device, versions
 
@@ -25,18 +26,21 @@ if TYPE_CHECKING:
     import torch
     from pixels_to_resnet.data import DigitSplits
 
-# %% ../nbs/climb/04_runner.ipynb #90a16907
+# %% ../nbs/climb/04_runner.ipynb #b9206f95
 @dataclass(frozen=True)
 class Rung:
     """One model of the ladder: its name, what it does, and its `task`, "mnist_sample" (3 or 7) or "mnist_png" (ten digits).
 
     `fit(train, epochs, seed)` returns the model, an `nn.Module` with `classes`; it is a function, or "module:function" of
-    this library, imported only when the rung runs. `bands` holds the (low, high) accuracy, 0 to 1, for each data set."""
+    this library, imported only when the rung runs. `bands` holds the (low, high) accuracy, 0 to 1, for each data set.
+    `make` begins with a class or function, named in the same way; called with the rest it gives an untrained model for
+    saved weights. Without it, no weights are saved."""
     name: str
     does: str
     task: str
     fit: str | Callable[..., Any]
     bands: dict[str, tuple[float, float]]
+    make: tuple[Any, ...] = ()
 
 # %% ../nbs/climb/04_runner.ipynb #ce79630e
 class ClimbError(ValueError): "A request that cannot be met, in one sentence."
@@ -48,17 +52,24 @@ def choose_rungs(names: Sequence[str] | None, rungs: Sequence[Rung]) -> list[Run
         if name not in known: raise ClimbError(f"There is no rung {name!r}; choose from {', '.join(known)}.")
     return [rung for rung in rungs if not names or rung.name in names]
 
-# %% ../nbs/climb/04_runner.ipynb #4ffd77dd
+# %% ../nbs/climb/04_runner.ipynb #7f84f8c7
 def _function(fit: str | Callable[..., Any]) -> Callable[..., Any]:
     if callable(fit): return fit
     module, name = fit.split(":")
     return getattr(importlib.import_module(f"pixels_to_resnet.{module}"), name)
 
-def _answers(model: Any, digits: Any, device: torch.device, repeats: int = 5) -> tuple[torch.Tensor, float]:
-    "The answers of `model`, int64 (n,), and the median of the seconds they took."
+# %% ../nbs/climb/04_runner.ipynb #af46dbd9
+def untrained(rung: Rung) -> Any:
+    "A model like that of `rung`, an `nn.Module` with any weights, to be filled with saved ones. Raises `ClimbError` if the rung does not say how."
+    if not rung.make: raise ClimbError(f"The rung {rung.name} does not say how its model is made, so no weights of it are saved; give it a make.")
+    return _function(rung.make[0])(*rung.make[1:])
+
+# %% ../nbs/climb/04_runner.ipynb #3a049e6a
+def _answers(model: Any, digits: Any, device: torch.device, repeats: int = 5, enough: float = 1.0) -> tuple[torch.Tensor, float]:
+    "The answers of `model`, int64 (n,), and the median of the seconds they took, up to `repeats` times, or until `enough` seconds have passed."
     from pixels_to_resnet.pixel_similarity import predict
-    seconds = []
-    for _ in range(repeats):
+    seconds: list[float] = []
+    while len(seconds) < repeats and sum(seconds) < enough:
         with Stopwatch(device) as watch: answers = predict(model, digits)
         seconds.append(watch.seconds)
     return answers, statistics.median(seconds)
@@ -73,31 +84,31 @@ def _marks(answers: torch.Tensor, labels: torch.Tensor, band: tuple[float, float
     mean = sum(shares.values()) / len(shares)
     return {"accuracy": accuracy, "mean_of_classes": mean, "accuracy_by_class": shares, "band": band and list(band), "within_band": within}
 
-# %% ../nbs/climb/04_runner.ipynb #a8c356ff
+# %% ../nbs/climb/04_runner.ipynb #d6f4f0a5
 def _fitted(rung: Rung, train: Any, epochs: int | None, seed: int) -> Any:
     "The model that `rung` fits. Raises `ClimbError` if training failed."
     try: model = _function(rung.fit)(train, epochs=epochs, seed=seed)
     except FloatingPointError as e: raise ClimbError(f"The training of {rung.name} failed: {e}") from e
-    if all(p.isfinite().all() for p in model.parameters()): return model
+    if all(p.isfinite().all() for p in model.parameters()): return model.eval()
     raise ClimbError(f"The training of {rung.name} failed: its weights are no longer numbers; try another --seed or fewer --epochs.")
 
-# %% ../nbs/climb/04_runner.ipynb #9f972697
-def examine(rung: Rung, splits: DigitSplits, device: torch.device, epochs: int | None = None, seed: int = 0) -> tuple[dict[str, Any], torch.Tensor]:
-    "Fits `rung` on `splits.train`, tests it on `splits.valid`: the record for the report, and its answers, int64 (n,), on the CPU. Raises `ClimbError`."
+# %% ../nbs/climb/04_runner.ipynb #b443d5ac
+def examine(rung: Rung, splits: DigitSplits, device: torch.device, epochs: int | None = None, seed: int = 0) -> tuple[dict[str, Any], torch.Tensor, Any]:
+    "Fits `rung` on `splits.train`, tests it on `splits.valid`: the record for the report, its answers, int64 (n,), on the CPU, and the model. Raises `ClimbError`."
     train, valid = splits.train.to(device), splits.valid.to(device)
     with Stopwatch(device) as fitting: model = _fitted(rung, train, epochs, seed)
     answers, seconds = _answers(model, valid, device)
     record = {"name": rung.name, "task": rung.task, **_marks(answers, valid.labels, rung.bands.get(splits.dataset))}
     record |= {"n_parameters": sum(p.numel() for p in model.parameters()), "seconds": {"fit": fitting.seconds, "examine": seconds}}
-    return record | {"images_per_second": len(valid) / seconds}, answers.cpu()
+    return record | {"images_per_second": len(valid) / seconds}, answers.cpu(), model
 
-# %% ../nbs/climb/04_runner.ipynb #153e5e05
+# %% ../nbs/climb/04_runner.ipynb #a263790c
 def _describe_data(splits: DigitSplits) -> dict[str, Any]:
     from pixels_to_resnet.data import checksum
     common = splits.valid.labels.bincount().max().item() / len(splits.valid)
     sums = {"train": checksum(splits.train), "valid": checksum(splits.valid)}
     sizes = {"n_train": len(splits.train), "n_valid": len(splits.valid), "baseline": common}
-    return {"name": splits.dataset, "origin": splits.origin, "checksum": sums, **sizes}
+    return {"name": splits.dataset, "is_mnist": splits.dataset == "MNIST", "origin": splits.origin, "classes": splits.train.labels.unique().tolist(), "checksum": sums, **sizes}
 
 def _picture(report: dict[str, Any], splits: DigitSplits, answers: torch.Tensor) -> bytes:
     "The scoreboard as PNG, with 24 validation digits drawn at random and the answers of the last rung to them."
@@ -108,26 +119,42 @@ def _picture(report: dict[str, Any], splits: DigitSplits, answers: torch.Tensor)
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
 
-# %% ../nbs/climb/04_runner.ipynb #1be1f192
-def run(args: argparse.Namespace, rungs: Sequence[Rung]) -> tuple[dict[str, Any], bytes]:
-    "Climbs as `args` ask: the report, and its picture as PNG. Raises `ClimbError`, `DeviceError`, `DataError`."
+# %% ../nbs/climb/04_runner.ipynb #13c9aebe
+@dataclass
+class Climb:
+    "What a climb gives: the `report`, its `picture` as PNG, and the `models` that can be saved, with the `facts` about each."
+    report: dict[str, Any]
+    picture: bytes
+    models: dict[str, Any]
+    facts: dict[str, dict[str, Any]]
+
+# %% ../nbs/climb/04_runner.ipynb #0812d57f
+def run(args: argparse.Namespace, rungs: Sequence[Rung]) -> Climb:
+    "Climbs as `args` ask. Raises `ClimbError`, `DeviceError`, `DataError`."
     chosen, device = choose_rungs(args.rungs, rungs), choose_device(args.device)
     from tqdm import tqdm
     from pixels_to_resnet.data import load_digits
     from pixels_to_resnet.pictures import is_watched
-    splits, records = {}, []
+    splits, examined = {}, []
     with tqdm(total=2 * len(chosen), unit=" steps", leave=False, disable=args.quiet or not is_watched()) as bar:
+        @cache
         def say(line: str) -> None: bar.write(line, file=sys.stderr)
         for rung in chosen:
             bar.set_description(f"{rung.name}: finding digits")
             if rung.task not in splits: splits[rung.task] = load_digits(rung.task, args.data, say)
             bar.update()
             bar.set_description(f"{rung.name}: climbing")
-            record, answers = examine(rung, splits[rung.task], device, args.epochs, args.seed)
-            records.append(record)
+            examined.append(examine(rung, splits[rung.task], device, args.epochs, args.seed))
             bar.update()
-    report = {"data": {task: _describe_data(s) for task, s in splits.items()}, "rungs": records, **_made_with(args, device)}
-    return report, _picture(report, splits[chosen[-1].task], answers)
+    report = {"data": {task: _describe_data(s) for task, s in splits.items()}, "rungs": [record for record, _, _ in examined], **_made_with(args, device)}
+    models = {rung.name: model for rung, (_, _, model) in zip(chosen, examined) if rung.make}
+    return Climb(report, _picture(report, splits[chosen[-1].task], examined[-1][1]), models, _facts(report))
+
+# %% ../nbs/climb/04_runner.ipynb #65e2c3c5
+def _facts(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    "What `report` says about each of its rungs, as `save_trained` wants it."
+    data = {task: {"data": d["name"], "train_checksum": d["checksum"]["train"], "valid_checksum": d["checksum"]["valid"]} for task, d in report["data"].items()}
+    return {r["name"]: {"accuracy": r["accuracy"], "seed": report["seed"], "epochs": report["epochs"], **data[r["task"]]} for r in report["rungs"]}
 
 # %% ../nbs/climb/04_runner.ipynb #93158ab8
 def _made_with(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:

@@ -13,51 +13,63 @@ from matplotlib.figure import Figure
 # %% auto #0
 __all__ = ['HEADINGS', 'scoreboard_text', 'draw_scoreboard']
 
-# %% ../nbs/engine/12_scoreboard.ipynb #b449f1e8
+# %% ../nbs/engine/12_scoreboard.ipynb #7320e1ed
 def _by_class(shares: dict[str, float]) -> str:
     "Both classes of two, the worst of many."
     if len(shares) == 2: return "  ".join(f"{label}: {share:.4f}" for label, share in shares.items())
     worst = min(shares, key=shares.get)
     return f"worst {worst}: {shares[worst]:.4f}"
 
+def _asked(shares: dict[str, float]) -> str:
+    "The digits that a rung was asked about."
+    labels = list(shares)
+    return f"{labels[0]} to {labels[-1]}" if len(labels) > 2 else " or ".join(labels)
+
 def _row(rung: dict[str, Any]) -> tuple[str, ...]:
     seconds, band = rung["seconds"], rung["band"]
     mark = "none" if band is None else "inside" if rung["within_band"] else "OUTSIDE"
     numbers = f"{rung['accuracy']:.4f}", f"{rung['mean_of_classes']:.4f}", _by_class(rung["accuracy_by_class"]), f"{rung['n_parameters']:,}"
-    return rung["name"], *numbers, f"{seconds['fit']:.3f}", f"{seconds['examine']:.4f}", f"{rung['images_per_second']:,.0f}", mark
+    return rung["name"], _asked(rung["accuracy_by_class"]), *numbers, f"{seconds['fit']:.3f}", f"{seconds['examine']:.4f}", f"{rung['images_per_second']:,.0f}", mark
 
-# %% ../nbs/engine/12_scoreboard.ipynb #402bafc8
-HEADINGS = ("rung", "accuracy", "mean of classes", "by class", "parameters", "fit s", "answer s", "images/s", "band")
+# %% ../nbs/engine/12_scoreboard.ipynb #1a1a3bbb
+HEADINGS = ("rung", "asked", "accuracy", "mean of classes", "by class", "parameters", "fit s", "answer s", "images/s", "band")
 
 def scoreboard_text(report: dict[str, Any]) -> str:
     "The scoreboard of `report`, the dictionary that `climb` makes, as lines of text."
     table = [HEADINGS, *(_row(rung) for rung in report["rungs"])]
     widths = [max(map(len, column)) for column in zip(*table)]
-    lines = ["  ".join(cell.ljust(w) if i in (0, 3, 8) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in table]
+    lines = ["  ".join(cell.ljust(w) if i in (0, 1, 4, 9) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in table]
     data = [f"{task}: {d['name']} ({d['origin']}), {d['n_train']:,} to learn from, {d['n_valid']:,} to test on, checksums {d['checksum']['train']} and {d['checksum']['valid']}" for task, d in report["data"].items()]
-    device = report["device"]
-    return "\n".join([*data, f"device: {device['type']} ({device['name']}), seed {report['seed']}", "", *lines])
+    device, several = report["device"], len(report["data"]) > 1
+    warning = ["", "Rungs that were asked about different digits cannot be compared: ten are harder than two."] if several else []
+    return "\n".join([*data, f"device: {device['type']} ({device['name']}), seed {report['seed']}", "", *lines, *warning])
 
-# %% ../nbs/engine/12_scoreboard.ipynb #18d7b7aa
+# %% ../nbs/engine/12_scoreboard.ipynb #db9d3a84
+STYLES = (("#4477aa", ""), ("#225522", "//"), ("#663333", ".."))
+
 def _draw_bars(ax: Axes, report: dict[str, Any]) -> None:
-    rungs = report["rungs"]
+    tasks = list(report["data"])
+    rungs = sorted(report["rungs"], key=lambda rung: tasks.index(rung["task"]))
     for i, rung in enumerate(rungs):
-        baseline = report["data"][rung["task"]]["baseline"]
-        ax.barh(i, rung["accuracy"], color="#4477aa", height=0.5)
-        ax.plot([baseline, baseline], [i - 0.35, i + 0.35], color="black", linestyle=":", label=None if i else "trivial baseline")
-        ax.text(rung["accuracy"] - 0.01, i, f"{rung['accuracy']:.4f}", ha="right", va="center", color="white")
+        (color, hatch), baseline = STYLES[tasks.index(rung["task"]) % len(STYLES)], report["data"][rung["task"]]["baseline"]
+        label = None if rung["task"] in {r["task"] for r in rungs[:i]} else f"asked: {_asked(rung['accuracy_by_class'])}"
+        ax.barh(i, rung["accuracy"], color=color, hatch=hatch, edgecolor="white", height=0.6, label=label)
+        ax.plot([baseline, baseline], [i - 0.4, i + 0.4], color="white", linewidth=4)
+        ax.plot([baseline, baseline], [i - 0.4, i + 0.4], color="black", linestyle=":", label=None if i else "trivial baseline")
+        box = {"facecolor": color, "edgecolor": "none", "pad": 1.5}
+        ax.text(rung["accuracy"] - 0.01, i, f"{rung['accuracy']:.4f}", ha="right", va="center", color="white", bbox=box)
     ax.set(yticks=range(len(rungs)), yticklabels=[r["name"].replace("_", " ") for r in rungs], xlim=(0, 1), ylim=(-0.6, len(rungs) - 0.4), xlabel="accuracy")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.25), frameon=False)
+    ax.figure.legend(loc="outside lower center", frameon=False, ncols=3, fontsize=8)
 
 def _draw_digits(axes: Sequence[Axes], images: np.ndarray, labels: Sequence[int], answers: Sequence[int]) -> None:
     for ax, image, label, answer in zip(axes, images, labels, answers):
         ax.imshow(image, cmap="Greys", interpolation="nearest")
         ax.set_title(str(answer) if answer == label else f"said {answer}, is {label}", fontsize=7, color="black" if answer == label else "#aa3311")
 
-# %% ../nbs/engine/12_scoreboard.ipynb #ab45a4e5
+# %% ../nbs/engine/12_scoreboard.ipynb #31257733
 def draw_scoreboard(report: dict[str, Any], images: np.ndarray, labels: Sequence[int], answers: Sequence[int]) -> Figure:
     "A figure of `report` with up to 24 `images`, uint8 (n, 28, 28), and the `answers` to them; the wrong ones also say what is right."
-    figure = Figure(figsize=(10, 2.4 + 0.5 * len(report["rungs"])), dpi=120, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10, 2.6 + 0.3 * len(report["rungs"])), dpi=120, layout="constrained", facecolor="white")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
     _draw_bars(left.subplots(), report)
     grid = right.subplots(3, 8).ravel()

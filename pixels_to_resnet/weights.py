@@ -23,8 +23,8 @@ def _refuse_not_finite(tensors: dict[str, torch.Tensor], where: str, remedy: str
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all(): raise DataError(f"{name} {where} has numbers that are not finite; {remedy}.")
 
-# %% ../nbs/learner/01_weights.ipynb #1e89fd76
-def save_weights(model: nn.Module, file: str | Path, **about: object) -> None:
+# %% ../nbs/learner/01_weights.ipynb #3b70930a
+def save_weights(model: nn.Module, file: str | Path, /, **about: object) -> None:
     """Writes all parameters and buffers of `model` to `file` with safetensors; with them its class, its `classes`, and `about`, as JSON.
 
     Equal weights and facts give equal files. The file is written beside its name and renamed when it is complete.

@@ -2,13 +2,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn import functional as F
 
 from bench import bands
+from pixels_to_resnet import fast_ten
 from pixels_to_resnet.data import load_digits
-from pixels_to_resnet.linear import LinearModel
+from pixels_to_resnet.linear import LinearModel, sigmoid_l1_loss
 
 
 def test_the_accuracy_is_noted_after_each_number_of_epochs_asked_for() -> None:
@@ -30,14 +34,45 @@ def test_a_result_outside_the_reference_is_counted_as_such() -> None:
 
 
 def test_every_reference_belongs_to_a_way_and_an_epoch_that_are_measured() -> None:
-    assert set(bands.REFERENCE) <= {(name, epoch) for name, epochs, _ in bands.WAYS for epoch in epochs}
+    assert set(bands.REFERENCE) <= {(way.name, epoch) for way in bands.WAYS for epoch in way.epochs}
+    assert len({way.name for way in bands.WAYS}) == len(bands.WAYS)
+
+
+@pytest.mark.parametrize("slope, loss", [(bands.ten_l1_slope, sigmoid_l1_loss), (bands.bce_slope, F.binary_cross_entropy_with_logits)])
+def test_the_slopes_of_ten_columns_are_autograds(slope: Callable, loss: Callable) -> None:
+    logits = torch.randn(60, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets, out = F.one_hot(torch.arange(60) % 10, 10).double(), torch.empty(60, 10, dtype=torch.float64)
+    loss(logits, targets).backward()
+    slope(logits.detach().clone(), targets, out)
+    assert torch.allclose(out / 60, logits.grad, atol=1e-15)
+
+
+def test_ten_digits_stall_from_the_large_start_and_not_from_the_small_one() -> None:
+    splits = load_digits("mnist_png")
+    (stalled,) = bands.ten_digits(bands.standard_normal, bands.ten_l1_slope, 50, splits, seed=0, epochs=2)
+    (learned,) = bands.ten_digits(bands.he_start, fast_ten.cross_entropy_slope, 1.0, splits, seed=0, epochs=2)
+    assert 0.05 < stalled < 0.4 < learned < 0.99
+
+
+def test_only_the_lines_asked_for_are_run_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(value: float) -> Callable:
+        return lambda splits, seed: [value + seed / 100]
+
+    monkeypatch.setattr(bands, "WAYS", [bands.Way("first", (1,), told(0.1)), bands.Way("second", (1,), told(0.5), n_seeds=2)])
+    for words in ([], ["--only", "second"], ["--only", "first", "--seeds", "1"]):
+        bands.main(["--seeds", "3", "--data", "standin", "--out", str(tmp_path), *words])
+        monkeypatch.setattr(bands, "WAYS", [bands.WAYS[0], bands.Way("second", (1,), told(0.7), n_seeds=2)])
+    rows = json.loads((tmp_path / "bands.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["way"], row["accuracies"]) for row in rows] == [("first", [0.1]), ("second", [0.7, 0.71])]
+    with pytest.raises(SystemExit, match="No line contains third; choose words from: first; second"):
+        bands.main(["--only", "third"])
 
 
 def test_the_page_and_the_data_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(bands, "WAYS", [("one epoch", (1,), lambda splits, seed: bands.trained(LinearModel, splits, 1.0, (1,), True, seed))])
+    monkeypatch.setattr(bands, "WAYS", [bands.Way("one epoch", (1,), lambda splits, seed: bands.trained(LinearModel, splits, 1.0, (1,), True, seed))])
     assert bands.main(["--seeds", "2", "--data", "standin", "--out", str(tmp_path)]) == 0
     page, report = (tmp_path / "bands.md").read_text(encoding="utf-8"), json.loads((tmp_path / "bands.json").read_text(encoding="utf-8"))
-    assert capsys.readouterr().out == page and "| stand-in | one epoch | 1 |" in page
+    assert capsys.readouterr().out == page and "| stand-in | one epoch | 1 | 2 |" in page
     assert [len(row["accuracies"]) for row in report["rows"]] == [2]
 
 
@@ -45,8 +80,8 @@ def test_the_saved_results_are_inside_the_reference_results() -> None:
     """What bench/bands.json holds of the trained models with small starts; the large start's reference came from ten other draws."""
     report = json.loads((bands.HERE / "bands.json").read_text(encoding="utf-8"))
     found = {(row["way"], row["epochs"]): row for row in report["rows"] if row["digits"] == "MNIST"}
-    first = found[bands.WAYS[1][0], 1]
+    first = found[bands.WAYS[1].name, 1]
     assert first["accuracies"] == [pytest.approx(1010 / 2038)] * 10
     for way, epochs in ((1, 20), (2, 20), (4, 40)):
-        row = found[bands.WAYS[way][0], epochs]
+        row = found[bands.WAYS[way].name, epochs]
         assert bands.verdict(row["accuracies"], bands.REFERENCE[row["way"], epochs]).startswith("10 of 10"), row

@@ -4,14 +4,16 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bench import training
-from pixels_to_resnet import fast_path, linear, mlp
+from pixels_to_resnet import fast_path, fast_ten, linear, mlp, multiclass
 from pixels_to_resnet.batches import Batches
 from pixels_to_resnet.data import Digits, DigitSplits
 
@@ -68,11 +70,8 @@ def test_gradients_are_autograds_for_random_depths_and_widths(seed: int) -> None
         assert (found - wanted).abs().max() < 1e-10, f"widths {hidden}"
 
 
-def cross_entropy_slope(logits: torch.Tensor, one_hot: torch.Tensor, out: torch.Tensor) -> None:
-    torch.sub(logits.softmax(1), one_hot, out=out)
-
-
-def test_ten_classes_with_cross_entropy_need_only_another_slope() -> None:
+@pytest.mark.parametrize("trainer", [fast_path.FastTrainer, fast_ten.SplitTrainer])
+def test_ten_classes_with_cross_entropy_need_only_another_slope(trainer: type[fast_path.FastTrainer]) -> None:
     digits = some_digits(100)
     labels = torch.arange(100) % 10
     with linear.seeded(0):
@@ -81,7 +80,7 @@ def test_ten_classes_with_cross_entropy_need_only_another_slope() -> None:
     expected = torch.autograd.grad(loss, list(model.parameters()))
     before = [p.detach().clone() for p in model.parameters()]
     one_hot = nn.functional.one_hot(labels, 10).double()
-    fast_path.train_fast(fast_path.FastTrainer(linear_layers(model), digits.images, one_hot, cross_entropy_slope, 1.0, 100))
+    fast_path.train_fast(trainer(linear_layers(model), digits.images, one_hot, fast_ten.cross_entropy_slope, 1.0, 100))
     for b, p, wanted in zip(before, model.parameters(), expected):
         assert (b - p.detach() - wanted).abs().max() < 1e-10
 
@@ -199,6 +198,113 @@ def test_a_gpu_gives_the_same_weights(kind: str) -> None:
     assert max((a - b.cpu()).abs().max().item() for a, b in zip(on_cpu, on_gpu)) < 1e-9
 
 
+# ---- ten digits
+
+
+def ten_kinds(n: int, seed: int = 0, blank: float = 0.3) -> Digits:
+    """Random digits of ten classes with much paper: a row of full ink says which; some pixels have ink in one image of twenty, some in half."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 10, (n,), generator=generator)
+    often = torch.where(torch.rand(28, 28, generator=generator) < 0.5, 0.05, 0.5)
+    images = torch.randint(1, 200, (n, 28, 28), generator=generator) * (torch.rand(n, 28, 28, generator=generator) < often)
+    images[torch.arange(n), 2 * labels + 4, 5:20] = 255
+    images[:, torch.rand(28, 28, generator=generator) < blank] = 0
+    return Digits(images.to(torch.uint8), labels)
+
+
+def by_chapter(digits: Digits, epochs: int, seed: int, learning_rate: float, batch_size: int, sizes: tuple[int, ...]) -> list[torch.Tensor]:
+    """What `multiclass.fit_multiclass` does, in float64."""
+    with linear.seeded(seed):
+        model = multiclass.he_start(mlp.MLP(sizes, range(10))).double()
+    optimizer = linear.BasicOptim(model.parameters(), learning_rate)
+    batches = Batches(digits.images, digits.labels, batch_size, shuffle=True, seed=seed)
+    for _ in range(epochs):
+        for x, y in zip(*(part.split(batch_size) for part in batches.permuted())):
+            multiclass.cross_entropy(model(x.double() / 255), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return [p.detach() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("sizes", [(784, 500, 10), (784, 10), (784, 17, 30, 10)])
+@pytest.mark.parametrize("n, batch_size", [(700, 256), (512, 256), (100, 1000), (30, 7)])
+def test_ten_digits_in_64_bits_agree_with_the_chapter_to_nine_digits(sizes: tuple[int, ...], n: int, batch_size: int) -> None:
+    digits = ten_kinds(n)
+    ours = after(fast_ten.fit_multiclass, digits, epochs=4, seed=3, learning_rate=0.2, batch_size=batch_size, sizes=sizes, dtype=torch.float64)
+    theirs = by_chapter(digits, 4, 3, 0.2, batch_size, sizes)
+    assert max((a - b).abs().max().item() for a, b in zip(ours, theirs)) < 1e-9
+    assert max((a - b).abs().max().item() for a, b in zip(by_chapter(digits, 0, 3, 0.2, batch_size, sizes), theirs)) > 1e-2, "it has learned"
+
+
+def test_the_defaults_for_ten_digits_are_those_of_the_chapter() -> None:
+    digits = ten_kinds(60)
+    ours, theirs = fast_ten.fit_multiclass(digits), multiclass.fit_multiclass(digits)
+    assert ours.classes == theirs.classes == tuple(range(10))
+    assert max((a - b).abs().max().item() for a, b in zip(ours.parameters(), theirs.parameters())) < 1e-3
+    state = torch.random.get_rng_state()
+    start = after(fast_ten.fit_multiclass, digits, epochs=0, seed=5)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.allclose(a, b, atol=1e-8) for a, b in zip(start, after(multiclass.fit_multiclass, digits, epochs=0, seed=5)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.6, 1.0])
+@pytest.mark.parametrize("blank", [0.0, 0.9, 1.0])
+def test_where_the_list_begins_changes_nothing(share: float, blank: float) -> None:
+    digits, found = ten_kinds(200, blank=blank), []
+    for make in (fast_path.FastTrainer, lambda *a: fast_ten.SplitTrainer(*a, share=share)):
+        model = a_model((784, 20, 1))
+        layers, targets = linear_layers(model), (digits.labels < 5).double().unsqueeze(1)
+        fast_path.train_fast(make(layers, digits.images, 1 - 2 * targets, fast_path.sigmoid_l1_slope, 1.0, 64, 1), 3)
+        found.append([p.detach() for p in model.parameters()])
+    assert max((a - b).abs().max().item() for a, b in zip(*found)) < 1e-12
+
+
+def test_rare_ink_is_what_is_there_in_every_order() -> None:
+    images, pixels = ten_kinds(101).images, torch.arange(0, 784, 3)
+    ink = fast_ten.RareInk(images, pixels, 25, torch.float64)
+    table, slopes = torch.randn(len(pixels), 6, dtype=torch.float64), torch.randn(101, 6, dtype=torch.float64)
+    for order in (torch.arange(101), torch.randperm(101), torch.arange(101).flip(0)):
+        ink.arrange(order)
+        for number, (rows, slope) in enumerate(zip(images[order].flatten(1)[:, pixels].double().split(25), slopes.split(25))):
+            out, weights = torch.ones(len(rows), 6, dtype=torch.float64), table.clone()
+            fast_ten.add_ink(ink, table, number, out)
+            fast_ten.descend_ink(ink, weights, number, slope, 0.5)
+            assert torch.allclose(out, 1 + rows @ table, atol=1e-9) and torch.allclose(weights, table - 0.5 * rows.t() @ slope, atol=1e-9)
+
+
+def test_a_list_left_in_the_old_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits, how = ten_kinds(300), {"epochs": 2, "batch_size": 100, "sizes": (784, 20, 10), "dtype": torch.float64}
+    right = after(fast_ten.fit_multiclass, digits, **how)
+    monkeypatch.setattr(fast_ten.SplitTrainer, "shuffle", fast_path.FastTrainer.shuffle)
+    assert max((a - b).abs().max().item() for a, b in zip(right, after(fast_ten.fit_multiclass, digits, **how))) > 1e-3
+
+
+def test_ten_digits_refuse_what_does_not_fit() -> None:
+    digits = ten_kinds(50)
+    for sizes in ((784, 8, 2), (728, 30, 10), (784,), (), (784, 0, 10)):
+        with pytest.raises(ValueError, match=r"; .*\.$"):
+            fast_ten.fit_multiclass(digits, 1, sizes=sizes)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        fast_ten.fit_multiclass(digits, 1, batch_size=0)
+    with pytest.raises(FloatingPointError, match="smaller learning rate"):
+        fast_ten.fit_multiclass(digits, 3, learning_rate=1e30)
+
+
+def test_cross_entropy_has_its_slope_even_for_huge_logits() -> None:
+    logits = 1000 * torch.randn(40, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels, out = torch.arange(40) % 10, torch.empty(40, 10, dtype=torch.float64)
+    wanted = torch.autograd.grad(F.cross_entropy(logits.requires_grad_(), labels, reduction="sum"), logits)[0]
+    fast_ten.cross_entropy_slope(logits.detach(), F.one_hot(labels, 10), out)
+    assert torch.allclose(out, wanted, atol=1e-12) and out.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_weights_for_ten_digits() -> None:
+    digits = ten_kinds(700)
+    on_cpu, on_gpu = (after(fast_ten.fit_multiclass, digits.to(device), epochs=3, dtype=torch.float64) for device in ("cpu", "cuda"))
+    assert max((a - b.cpu()).abs().max().item() for a, b in zip(on_cpu, on_gpu)) < 1e-9
+
+
 # ---- bench/training.py
 
 
@@ -207,23 +313,38 @@ def splits() -> DigitSplits:
     return DigitSplits(some_digits(600), some_digits(100, seed=1), "some digits", "a test")
 
 
-def test_the_measurement_runs_and_writes_its_three_files(splits: DigitSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def ten() -> DigitSplits:
+    return DigitSplits(ten_kinds(600), ten_kinds(100, seed=1), "some digits", "a test")
+
+
+def test_the_measurement_runs_and_writes_its_three_files(
+    splits: DigitSplits, ten: DigitSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision
-    assert training.main(["--rounds", "1", "--threads", "1", "--no-compile", "--out", str(tmp_path)], splits) == 0
+    assert training.main(["--rounds", "1", "--threads", "1", "--no-compile", "--out", str(tmp_path)], splits, ten) == 0
     assert (torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision) == before
     report = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
     page = (tmp_path / "training.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out == page and "Digits: some digits" in page
     assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
-    assert {r["model"] for r in report["rows"]} == {"linear", "MLP"} and len(report["rows"]) == 18
-    assert [g["name"] for g in report["goals"]] == ["C1", "C2", "C3", "C7"]
+    assert {r["model"] for r in report["rows"]} == {"linear", "MLP", "ten digits"} and len(report["rows"]) == 30
+    assert [g["name"] for g in report["goals"]] == ["C1", "C2", "C3", "C4", "C4 floor", "C7"]
     assert all(r["median"] > 0 and r["way"] in page for r in report["rows"])
 
 
-def test_the_measurement_stops_if_a_way_computes_something_else(splits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "sigmoid_l1_slope", sign_flipped)
+def half_of_it(logits: torch.Tensor, one_hot: torch.Tensor, out: torch.Tensor) -> None:
+    fast_ten.cross_entropy_slope(logits, one_hot, out)
+    out.div_(2)
+
+
+@pytest.mark.parametrize("kind, wrong", [("linear", sign_flipped), ("MLP", sign_flipped), ("ten digits", half_of_it)])
+def test_the_measurement_stops_if_a_way_computes_something_else(
+    kind: str, wrong: Callable, splits: DigitSplits, ten: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(training.TASKS, kind, replace(training.TASKS[kind], slope=wrong))
     with pytest.raises(SystemExit, match="weights differ by .* a way computes something else"):
-        training.main(["--rounds", "1", "--threads", "1", "--no-compile", "--out", str(tmp_path)], splits)
+        training.main(["--rounds", "1", "--threads", "1", "--no-compile", "--out", str(tmp_path)], splits, ten)
     assert not list(tmp_path.iterdir())
 
 
@@ -232,6 +353,14 @@ def test_the_setting_for_products_is_put_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="stop"), training.onednn():
         raise RuntimeError("stop")
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_without_the_setting_products_go_where_they_always_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch 2.11 and newer may lack it."""
+    for missing in (object(), None):
+        monkeypatch.setattr(torch.backends.mkldnn, "matmul", missing)
+        with training.onednn():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).eq(2).all()
 
 
 def test_the_setting_is_not_used_where_its_error_is_larger(monkeypatch: pytest.MonkeyPatch) -> None:

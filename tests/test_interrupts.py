@@ -117,7 +117,7 @@ def test_two_processes_at_once_end_with_one_good_data_set(idx: Path, tmp_path: P
     for process in both:
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = sorted((process.communicate(timeout=120)[0].splitlines() for process in both), key=len)
+    said = sorted(([line for line in process.communicate(timeout=120)[0].splitlines() if "not MNIST" not in line] for process in both), key=len)
     place, parts = expected_pictures("mnist_sample", "auto")
     folder = tmp_path / "home" / place
     assert [process.returncode for process in both] == [0, 0]

@@ -478,5 +478,5 @@ def test_the_picture_is_reproducible_opaque_and_described(tmp_path: Path) -> Non
     for page in ("README.md", "nbs/index.ipynb"):
         alt = re.search(r"!\[([^\]]+)\]\([\w/]*images/ladder\.svg\)", (ROOT / page).read_text(encoding="utf-8"))[1]
         assert all(f"{r.number} {r.name}" in alt for r in RUNGS)
-        solid = re.search(r"Steps ([\d, and]+) are solid", alt)[1]
-        assert re.findall(r"\d\d", solid) == [r.number for r in RUNGS if r.there]
+        solid = re.search(r"Steps ([\d, and]+) are solid", alt)
+        assert (re.findall(r"\d\d", solid[1]) if solid else [r.number for r in RUNGS]) == [r.number for r in RUNGS if r.there]

@@ -58,8 +58,9 @@ def test_the_places_are_asked_in_order(place: Place) -> None:
     place.fake_fastai()
     assert find_source("mnist_sample", say=said.append).origin == "fastai's cache"
     shutil.rmtree(place.fastai)
-    assert find_source("mnist_sample", say=said.append).origin == "IDX files"
     assert said == []
+    assert find_source("mnist_sample", say=said.append).origin == "IDX files"
+    assert len(said) == 1 and "holds IDX files that are not MNIST: " in said.pop()
     place.monkeypatch.setenv("PIXELS_TO_RESNET_IDX", "")
     assert find_source("mnist_sample", say=said.append).origin == "scikit-learn's digits, enlarged"
     assert len(said) == 1 and said[0].startswith("This is the stand-in, not MNIST (PIXELS_TO_RESNET_OFFLINE is set)")
@@ -325,7 +326,8 @@ def test_a_script_without_a_guard_may_write_pictures(place: Place) -> None:
     script.write_text(SCRIPT, encoding="utf-8")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0 and done.stderr == ""
-    begin, folder = done.stdout.splitlines()
+    begin, note, folder = done.stdout.splitlines()
+    assert "IDX files that are not MNIST: 1,200 images to learn from and 600 to test on, classes 3, 7," in note
     assert begin == "begin" and len(read_png_folder(Path(folder) / "train")[1]) == 1200
 
 

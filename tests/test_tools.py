@@ -138,7 +138,7 @@ def test_digits_are_made_before_the_first_notebook_runs(monkeypatch: pytest.Monk
     done: list[str] = []
     monkeypatch.setattr(notebooks, "digits_in_force", lambda: "mnist")
     monkeypatch.setattr(notebooks, "digits_path", lambda name, say: (done.append(name), say(f"made {name}")))
-    monkeypatch.setattr(notebooks, "run_and_save", lambda path, keep: (done.append(path.stem), 1.0)[1])
+    monkeypatch.setattr(notebooks, "run_and_save", lambda path, keep, slow: (done.append(path.stem), 1.0)[1])
     assert notebooks.main(["--only", "00_data"]) == 0
     assert done == ["mnist_sample", "mnist_png", "00_data"]
     assert capsys.readouterr().out.splitlines()[:2] == ["made mnist_sample", "made mnist_png"]

@@ -48,6 +48,11 @@ def test_the_classes_of_a_model_are_noted(file: Path) -> None:
     assert load_weights(LinearModel(), file) == {"model": "LinearModel", "classes": [7, 3]}
 
 
+def test_facts_may_have_the_names_of_the_parameters(file: Path) -> None:
+    save_weights(LinearModel(), file, model="line", file="x", classes=[3])
+    assert load_weights(LinearModel(), file) == {"model": "line", "file": "x", "classes": [3]}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types(dtype: torch.dtype, file: Path) -> None:
     trained, fresh = model(0).to(dtype), model(1).to(dtype)

@@ -160,13 +160,15 @@ def climb(g: Glyph) -> None:
 
 def draw() -> Figure:
     """The staircase, bottom rung first, as a figure of WIDTH pixels at 100 dots an inch."""
-    height = TOP + ROW * len(RUNGS) + 14
+    legend = [] if all(rung.there for rung in RUNGS) else [(LEFT, INK, "-", "there now"), (LEFT + 132, PAPER, (0, (4, 2.5)), "planned")]
+    top = TOP if legend else 12
+    height = top + ROW * len(RUNGS) + 14
     fig = Figure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor=PAPER)
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(height, 0))
     ax.axis("off")
     for i, rung in enumerate(RUNGS):
-        x, y = LEFT + i * STEP, TOP + ROW * (len(RUNGS) - 1 - i)
+        x, y = LEFT + i * STEP, top + ROW * (len(RUNGS) - 1 - i)
         fill, ink = (INK, PAPER) if rung.there else (PAPER, INK)
         step = Rectangle((x, y + 2), WIDTH - LEFT - x, ROW - 4, fc=fill, ec=INK, lw=1.2, ls="-" if rung.there else (0, (4, 2.5)))
         step.set_gid(f"rung-{rung.number}-{'there' if rung.there else 'planned'}")
@@ -176,7 +178,7 @@ def draw() -> Figure:
         ax.text(x + 66, middle, rung.number, color=ink, size=10.5, va="center", family="DejaVu Sans Mono")
         ax.text(x + 94, middle, rung.name, color=ink, size=11.5, va="center", weight="bold")
         ax.text(WIDTH - LEFT - 14, middle, rung.gain, color=ink, size=10.5, va="center", ha="right")
-    for x, fill, style, label in ((LEFT, INK, "-", "there now"), (LEFT + 132, PAPER, (0, (4, 2.5)), "planned")):
+    for x, fill, style, label in legend:
         ax.add_patch(Rectangle((x, 15), 26, 16, fc=fill, ec=INK, lw=1.2, ls=style))
         ax.text(x + 34, 23.5, label, color=INK, size=10.5, va="center")
     return fig

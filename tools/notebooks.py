@@ -44,7 +44,7 @@ def chosen(names: list[str], root: Path = ROOT) -> list[Path]:
 
 
 def run_and_save(path: Path, root: Path = ROOT, keep: bool = True, slow: bool = False) -> float:
-    """Run one notebook, its slow cells only if `slow`, save and clean it if `keep`; the seconds it took. Raises NotebookFailed, the file being untouched."""
+    """Run one notebook, its slow cells only if `slow`, save it if `keep`; the seconds it took. Raises NotebookFailed, the file being untouched."""
     begin = time.perf_counter()
     notebook = execute(path, timeout=3600 if slow else 300, slow=slow)
     seconds = time.perf_counter() - begin
