@@ -17,32 +17,37 @@ from .open_picture import on_paper, one_line, open_picture
 __all__ = ['overlap_shares', 'area_average', 'ink_box', 'like_mnist', 'bent_surface', 'paper_colour', 'drop_specks', 'to_ink',
            'read_digit']
 
-# %% ../nbs/09_own_images.ipynb #fbcdf34d
+# %% ../nbs/09_own_images.ipynb #2010c6dd
 def overlap_shares(n_before: int, n_after: int) -> torch.Tensor:
-    "Row i says how much of each of `n_before` pixels lies in the i-th of `n_after` equal parts of the line: float64 (`n_after`, `n_before`), rows sum to 1."
+    """Row i says how much of each of `n_before` pixels lies in the i-th of `n_after` equal parts of the line.
+
+    float64 (`n_after`, `n_before`); rows sum to 1."""
     edges = torch.arange(n_after + 1, dtype=torch.float64) * n_before / n_after
     starts = torch.arange(n_before, dtype=torch.float64)
     shared = torch.minimum(edges[1:, None], starts + 1) - torch.maximum(edges[:-1, None], starts)
     return shared.clamp(min=0) * n_after / n_before
 
-# %% ../nbs/09_own_images.ipynb #e6a4422e
+# %% ../nbs/09_own_images.ipynb #4b933b3f
 def area_average(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    "`image`, float (..., h, w), as (..., *`size`): each new pixel is the mean of the area that it covers, to the last digit."
+    "`image`, float (..., h, w), as (..., *`size`): each new pixel is the mean of the area it covers."
     rows, columns = (overlap_shares(n, m).to(image) for n, m in zip(image.shape[-2:], size))
     return rows @ image @ columns.T
 
-# %% ../nbs/09_own_images.ipynb #bf9c98c2
+# %% ../nbs/09_own_images.ipynb #b1d3311c
 def ink_box(ink: torch.Tensor) -> tuple[int, int, int, int]:
-    "The smallest box with all `ink` above 0, (h, w): top, bottom, left, right; bottom and right are the first without. Raises `ValueError` if there is none."
+    """The smallest box with all `ink` above 0, (h, w): top, bottom, left, right.
+
+    Bottom and right are the first without ink. Raises `ValueError` if there is no ink."""
     rows, columns = ((ink > 0).any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
     if not rows: raise ValueError("there is no ink; give a picture with a drawing.")
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
-# %% ../nbs/09_own_images.ipynb #87b03818
+# %% ../nbs/09_own_images.ipynb #2d397b94
 def like_mnist(ink: torch.Tensor) -> torch.Tensor:
-    """`ink`, float (h, w), 0 for paper and 1 for ink, as MNIST has it: uint8 (28, 28), 0 for paper and 255 for ink.
+    """`ink`, float (h, w), 0 for paper and 1 for ink, as MNIST has it: uint8 (28, 28), 255 for ink.
 
-    The box of the ink becomes 20 pixels on its longer side, and moves by whole pixels until its centre of mass is in the middle, though never over the edge.
+    The box of the ink becomes 20 pixels on its longer side, and moves by whole pixels until its
+    centre of mass is in the middle, though never over the edge.
     The rule: Y. LeCun and others, doi 10.1109/5.726791. Raises `ValueError` if there is no ink."""
     top, bottom, left, right = ink_box(ink)
     box = ink[top:bottom, left:right].double()
@@ -52,21 +57,25 @@ def like_mnist(ink: torch.Tensor) -> torch.Tensor:
         mass = small.sum(1 - axis)
         centre = (mass @ (torch.arange(n).to(mass) + 0.5) / mass.sum()).item()
         corner.append(min(max(14 - math.floor(centre + 1e-6), 0), 28 - n))
-    return F.pad(small * 255, (corner[1], 28 - size[1] - corner[1], corner[0], 28 - size[0] - corner[0])).round().to(torch.uint8)
+    (y, x), (high, wide) = corner, size
+    page = F.pad(small * 255, (x, 28 - wide - x, y, 28 - high - y))
+    return page.round().to(torch.uint8)
 
-# %% ../nbs/09_own_images.ipynb #3b8f4285
+# %% ../nbs/09_own_images.ipynb #3563d9e7
 def bent_surface(size: tuple[int, int]) -> torch.Tensor:
-    "1, x, y, xx, xy and yy at each pixel, x and y from -1 to 1 across the picture: float64 (*`size`, 6)."
-    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n, dtype=torch.float64) for n in size), indexing="ij")
+    "1, x, y, xx, xy and yy at each pixel, x and y from -1 to 1: float64 (*`size`, 6)."
+    lines = [torch.linspace(-1, 1, n, dtype=torch.float64) for n in size]
+    y, x = torch.meshgrid(*lines, indexing="ij")
     return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], -1)
 
-# %% ../nbs/09_own_images.ipynb #d9ffc9fb
+# %% ../nbs/09_own_images.ipynb #981a1a37
 def _as_tensor(image: Image.Image, longest: int = 560) -> torch.Tensor:
     "An RGB `image` as float64 (3, h, w), 0 to 1, at most `longest` pixels high and wide."
     image = image.reduce(max(1, max(image.size) // longest))
     rgb = torch.from_numpy(np.array(image)).permute(2, 0, 1).double() / 255
     shrink = longest / max(rgb.shape)
-    return rgb if shrink >= 1 else area_average(rgb, tuple(max(1, round(n * shrink)) for n in rgb.shape[1:]))
+    if shrink >= 1: return rgb
+    return area_average(rgb, tuple(max(1, round(n * shrink)) for n in rgb.shape[1:]))
 
 # %% ../nbs/09_own_images.ipynb #1922d943
 def _border(size: tuple[int, int]) -> torch.Tensor:
@@ -75,11 +84,12 @@ def _border(size: tuple[int, int]) -> torch.Tensor:
     frame[k:-k, k:-k] = False
     return frame
 
-# %% ../nbs/09_own_images.ipynb #9c6abb3c
+# %% ../nbs/09_own_images.ipynb #141543b4
 def paper_colour(rgb: torch.Tensor) -> torch.Tensor:
-    """The colour of the paper below each pixel of `rgb`, float64 (3, h, w): one colour if the border has one, else a bent surface for each channel.
+    """The colour of the paper below each pixel of `rgb`, float64 (3, h, w).
 
-    The surface is fitted by least squares to the border, and then again and again to what lies close to it."""
+    One colour if the border has one, else a bent surface for each channel, fitted by least squares
+    to the border, and then again and again to what lies close to it."""
     edge = _border(rgb.shape[1:])
     flat = rgb[:, edge].median(1).values[:, None, None].expand_as(rgb)
     if (rgb - flat)[:, edge].abs().amax(0).median() < 1.5 / 255: return flat
@@ -91,26 +101,30 @@ def paper_colour(rgb: torch.Tensor) -> torch.Tensor:
         paper = distance <= 3 * distance[paper].median() + 1 / 255
     return (bent_surface(rgb.shape[1:]) @ weights).permute(2, 0, 1).clamp(0, 1)
 
-# %% ../nbs/09_own_images.ipynb #c6f556a0
+# %% ../nbs/09_own_images.ipynb #a5ba3acb
 def drop_specks(ink: torch.Tensor, share: float = 0.03) -> torch.Tensor:
-    "`ink`, float (h, w), without the connected pieces that hold less than `share` of what the largest holds."
+    "`ink`, float (h, w), without connected pieces that hold less than `share` of the largest one."
     k, (h, w) = math.ceil(max(ink.shape) / 112), ink.shape
     ink = F.pad(ink, (0, -w % k, 0, -h % k))
     small = area_average(ink, tuple(n // k for n in ink.shape))
     on = (small > 0.1).double()
     names, before = torch.arange(1, on.numel() + 1).reshape(on.shape) * on, None
-    while before is None or not torch.equal(names, before): before, names = names, F.max_pool2d(names[None], 3, 1, 1)[0] * on
-    held = torch.zeros(on.numel() + 1).to(small).index_add_(0, names.long().flatten(), small.flatten())
+    while before is None or not torch.equal(names, before):
+        before, names = names, F.max_pool2d(names[None], 3, 1, 1)[0] * on
+    held = torch.zeros(on.numel() + 1).to(small)
+    held.index_add_(0, names.long().flatten(), small.flatten())
     held[0] = 0
     keep = ((held >= share * held.max())[names.long()] * on)[None]
-    return (ink * F.max_pool2d(keep, 3, 1, 1)[0].repeat_interleave(k, 0).repeat_interleave(k, 1))[:h, :w]
+    keep = F.max_pool2d(keep, 3, 1, 1)[0].repeat_interleave(k, 0).repeat_interleave(k, 1)
+    return (ink * keep)[:h, :w]
 
-# %% ../nbs/09_own_images.ipynb #52e731cd
+# %% ../nbs/09_own_images.ipynb #829c428b
 def to_ink(image: Image.Image, paper: tuple[int, int, int] = (255, 255, 255)) -> torch.Tensor:
-    """How much ink there is in each pixel of `image`, any PIL picture: float64 (h, w), 0 for paper to 1 for full ink; at most 560 pixels high and wide.
+    """How much ink is in each pixel of `image`, any PIL picture: float64 (h, w), 0 paper, 1 full ink.
 
-    It is laid on `paper` where it is transparent. What the border shows is paper; the ink is darker or lighter, whichever differs more. Uneven paper is
-    evened out, noise and specks removed; a clean picture stays exactly as it is. All 0 if nothing differs from the paper."""
+    At most 560 pixels high and wide, laid on `paper` where it is transparent. The border is paper,
+    the ink darker or lighter, whichever differs more. Uneven paper, noise and specks go;
+    a clean picture stays exactly as it is. All 0 if nothing differs from the paper."""
     rgb = _as_tensor(on_paper(image, paper))
     below = paper_colour(rgb)
     darker, lighter = ((sign * (below - rgb)).clamp(min=0).square().sum() for sign in (1, -1))
@@ -119,30 +133,41 @@ def to_ink(image: Image.Image, paper: tuple[int, int, int] = (255, 255, 255)) ->
     level = below.gather(0, level[None])[0].clamp(min=0.2)
     blank = gap < 0.1
     noisy = (gap[blank].abs() > 0.5 / 255).double().mean() > 0.1
-    threshold = (0.12 * level).clamp(min=5 * gap[_border(gap.shape)].abs().median().item()) if noisy else 0.5 / 255
+    at_border = gap[_border(gap.shape)].abs().median().item()
+    threshold = (0.12 * level).clamp(min=5 * at_border) if noisy else 0.5 / 255
     ink = (gap / level).where(gap > threshold, 0)
     if not (gap > 0.1).any() or not (ink > 0).any(): return torch.zeros_like(ink)
     full = ink[ink > 0].quantile(0.9).item()
     ink = ink / full if full < 0.9 else ink
     return (drop_specks(ink) if noisy else ink).clamp(max=1)
 
-# %% ../nbs/09_own_images.ipynb #acf47865
-def read_digit(file: str | Path | bytes, name: str | None = None) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The digit in a picture, a path or the bytes of a file, as MNIST would have it, uint8 (28, 28) with ink 255, and remarks: sentences about the picture.
+# %% ../nbs/09_own_images.ipynb #c38d7c06
+def _remarks(ink: torch.Tensor, clear: bool) -> tuple[str, ...]:
+    "Sentences about the drawing in `ink`, float (h, w); `clear` if parts of it were transparent."
+    top, bottom, left, right = ink_box(ink)
+    high, wide = bottom - top, right - left
+    at_edge = min(top, left) == 0 or bottom == len(ink) or right == ink.shape[1]
+    small = f"The drawing is only {wide} x {high} pixels; a larger one keeps its shape better."
+    cut = "The ink touches the edge of the picture; part of the digit may be missing."
+    full = "More than half of the picture is ink; leave paper round the digit."
+    sentences = {
+        "Its transparent parts were laid on paper.": clear, small: max(high, wide) < 20, cut: at_edge,
+        "The ink is much wider than high; one digit is read at a time.": wide > 1.5 * high,
+        full: (ink > 0.5).double().mean() > 0.5}
+    return tuple(sentence for sentence, said in sentences.items() if said)
 
-    `name` is what it is called in sentences. Raises `DataError`, one sentence, for what cannot be opened and for a picture without ink."""
+# %% ../nbs/09_own_images.ipynb #58fc61af
+def read_digit(file: str | Path | bytes, name: str | None = None) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The digit in a picture, a path or the bytes of a file, as MNIST has it, and remarks on the picture.
+
+    uint8 (28, 28) with ink 255, and sentences; `name` is what the picture is called in them. Raises
+    `DataError`, one sentence, for what cannot be opened and for a picture without ink."""
     picture = open_picture(file, name)
     clear, ink = picture.image.getextrema()[3][0] < 255, to_ink(picture.image)
     if clear and not ink.any(): ink = to_ink(picture.image, (0, 0, 0))
     if not ink.any():
-        shown = one_line(name if name is not None else file if isinstance(file, (str, Path)) else "The picture")
-        raise DataError(f"{shown} shows nothing that stands out from its border; draw one digit, dark on light or light on dark, with paper round it.")
-    top, bottom, left, right = ink_box(ink)
-    remarks = [
-        (clear, "Its transparent parts were laid on paper."),
-        (max(bottom - top, right - left) < 20, f"The drawing is only {right - left} x {bottom - top} pixels; a larger one keeps its shape better."),
-        (min(top, left) == 0 or bottom == len(ink) or right == ink.shape[1], "The ink touches the edge of the picture; part of the digit may be missing."),
-        (right - left > 1.5 * (bottom - top), "The ink is much wider than high; one digit is read at a time."),
-        ((ink > 0.5).double().mean() > 0.5, "More than half of the picture is ink; leave paper round the digit."),
-    ]
-    return like_mnist(ink), picture.remarks + tuple(text for said, text in remarks if said)
+        called = file if isinstance(file, (str, Path)) else "The picture"
+        raise DataError(
+            f"{one_line(name if name is not None else called)} shows nothing that stands out from its border; "
+            "draw one digit, dark on light or light on dark, with paper round it.")
+    return like_mnist(ink), picture.remarks + _remarks(ink, clear)

@@ -85,3 +85,14 @@ def test_the_saved_results_are_inside_the_reference_results() -> None:
     for way, epochs in ((1, 20), (2, 20), (4, 40)):
         row = found[bands.WAYS[way].name, epochs]
         assert bands.verdict(row["accuracies"], bands.REFERENCE[row["way"], epochs]).startswith("10 of 10"), row
+
+
+def test_the_saved_results_reach_the_goals_for_ten_digits_and_for_resnet18() -> None:
+    """Every seed of the ten-digit rung, and resnet18's mean and least; the recipe of chapter 07 stays below two fifths by its own loop."""
+    rows = json.loads((bands.HERE / "bands.json").read_text(encoding="utf-8"))["rows"]
+    found = {row["way"]: row["accuracies"] for row in rows if row["digits"] == "MNIST"}
+    assert len(found[bands.MULTICLASS]) >= 5 and min(found[bands.MULTICLASS]) >= 0.975
+    assert len(found[bands.TUTORIAL]) >= 5 and max(found[bands.TUTORIAL]) < 0.40
+    two, ten = found[bands.RESNET], found[bands.RESNET_TEN]
+    assert len(two) >= 3 and sum(two) / len(two) >= 0.994 and min(two) >= 0.990
+    assert min(ten) >= 0.990

@@ -25,8 +25,9 @@ from pixels_to_resnet.multiclass import (
 )
 from pixels_to_resnet.pixel_similarity import predict
 
-# Test digits that are right after three epochs of 100 hidden units on all 60,000, rate 1, seed 0.
-BANDS = {"mnist": (0.92, 0.965), "standin": (0.60, 0.97)}
+# Test digits that are right after three epochs of 100 hidden units on all 60,000, rate 0.5, seed 0. The seeds 0 to 3 gave 0.9347 to 0.9433 on
+# MNIST and 0.8589 to 0.8719 on the stand-in; a rate of 0.2 gave 0.9146 to 0.9219 and 0.8235 to 0.8338. (At rate 1 the stand-in stalls.)
+BANDS = {"mnist": (0.925, 0.955), "standin": (0.845, 0.89)}
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def test_training_is_repeatable_leaves_the_global_seed_alone_and_lands_in_its_ba
     assert torch.equal(torch.rand(3), drawn)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
     assert not torch.equal(one.layers[1].weight, other.layers[1].weight)
-    model = fit_multiclass(digits.train, epochs=3, sizes=(784, 100, 10))
+    model = fit_multiclass(digits.train, epochs=3, learning_rate=0.5, sizes=(784, 100, 10))
     share = (predict(model, digits.valid) == digits.valid.labels).float().mean().item()
     assert isinstance(model, MLP) and tuple(model.classes) == tuple(range(10))
     assert BANDS[data_in_force][0] <= share <= BANDS[data_in_force][1]

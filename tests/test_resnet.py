@@ -122,3 +122,14 @@ def test_a_quarter_of_the_digits_once_through_reaches_its_band(digits: DigitSpli
     accuracy = (predict(model, digits.valid, 256) == digits.valid.labels).float().mean().item()
     low, high = BANDS.get(digits.dataset, (0.5, 1.0))
     assert low <= accuracy <= high, f"{accuracy:.4f} on {digits.dataset}"
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(33, 32), (33, 16), (5, 2), (2, 2), (2, 64)])
+def test_no_batch_has_a_single_digit(digits: DigitSplits, n: int, batch_size: int) -> None:
+    assert set(predict(fit_resnet18(some(digits.train, n), batch_size=batch_size), some(digits.train, n)).tolist()) <= {3, 7}
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(1, 128), (8, 1)])
+def test_a_single_digit_or_batches_of_one_are_refused_in_a_sentence(digits: DigitSplits, n: int, batch_size: int) -> None:
+    with pytest.raises(ValueError, match="give at least 2 of each"):
+        fit_resnet18(some(digits.train, n), batch_size=batch_size)
