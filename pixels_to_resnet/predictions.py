@@ -31,7 +31,7 @@ def printable(text: object) -> str:
 class Trained:
     "A rung with its model, ready to answer, and its entry in the manifest."
     rung: Rung
-    model: nn.Module
+    model: Any
     entry: dict[str, Any]
 
 def load_rungs(folder: Path, rungs: Sequence[Rung], names: Sequence[str] | None, complain: Callable[[str], None]) -> list[Trained]:

@@ -68,7 +68,10 @@ def test_notebook_runs_alone(path: Path, data_in_force: str) -> None:
 
 
 @pytest.mark.notebook
-def test_nbdev_test_passes() -> None:
+def test_nbdev_test_passes(data_in_force: str) -> None:
+    """Once, on the stand-in: on MNIST every notebook has just run alone, and a second time takes as long again."""
+    if data_in_force == "mnist":
+        pytest.skip("runs on the stand-in; python -m tools.guards nbdev_test runs it on any digits")
     complaints = check_nbdev_test(ROOT)
     assert not complaints, "\n" + "\n".join(complaints)
 
