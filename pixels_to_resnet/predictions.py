@@ -19,7 +19,6 @@ __all__ = ['ADVICE', 'printable', 'Trained', 'load_rungs', 'answers_and_scores',
 # %% ../nbs/climb/05_predictions.ipynb #01302fb2
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 # %% ../nbs/climb/05_predictions.ipynb #3dea5854
 def printable(text: object) -> str:
@@ -49,7 +48,7 @@ def load_rungs(folder: Path, rungs: Sequence[Rung], names: Sequence[str] | None,
     return loaded
 
 # %% ../nbs/climb/05_predictions.ipynb #28030278
-def answers_and_scores(model: nn.Module, images: torch.Tensor) -> list[tuple[int, float]]:
+def answers_and_scores(model: Any, images: torch.Tensor) -> list[tuple[int, float]]:
     "The answer of `model` to each of `images`, uint8 (n, 28, 28), one of `model.classes`, and its score, 0 to 1."
     import torch
     from pixels_to_resnet.data import Digits
