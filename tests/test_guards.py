@@ -147,6 +147,15 @@ def _system() -> dict[str, str]:
     return {name: os.environ[name] for name in ("SYSTEMROOT", "PATH") if name in os.environ}
 
 
+def test_climb_predict_is_checked_with_its_own_parser() -> None:
+    parser = climb_parser(ROOT)
+    for words, wanted in (
+        (["predict", "seven.png", "--weights", "there"], ""), (["predict", "seven.png", "--check"], "it has no flag --check"),
+        (["predict"], "required: IMAGE"), (["foretell", "seven.png"], "unrecognized arguments: foretell seven.png"),
+    ):  # fmt: skip
+        assert wanted in (found := check_command(["climb", *words], True, ROOT, parser)) and bool(found) == bool(wanted), words
+
+
 # Every notebook runs alone, with only the modules of earlier ones
 
 

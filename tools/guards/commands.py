@@ -74,6 +74,8 @@ def climb_parser(root: Path) -> ArgumentParser | None:
 
 def wrong_flags(parser: ArgumentParser, words: list[str], complete: bool) -> str:
     """Why `climb WORDS` is refused, or an empty string. A command that a sentence only names may leave out a value."""
+    if words[:1] == ["predict"]:
+        parser, words = importlib.import_module(f"{settings(ROOT)['lib_name']}.command").make_predict_parser(), words[1:]
     flags = [w.partition("=")[0] for w in words if w.startswith("-")]
     unknown = [f for f in flags if f not in parser._option_string_actions]
     if unknown:
