@@ -41,7 +41,7 @@ def one_hot(labels: torch.Tensor, n_classes: int = 10) -> torch.Tensor:
 def multiclass_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The share of right answers, a scalar from 0 to 1: the column of the largest of `logits`, (n, k), against `labels`, int64 (n,).
 
-    Raises `ValueError` if the shapes do not fit; labels that are one-hot would broadcast in silence."""
+    Raises `ValueError` if the shapes do not fit; labels of the shape (n, 1) would broadcast in silence."""
     if logits.ndim != 2 or logits.shape[:1] != labels.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not fit; give (n, k) and (n,).")
     return (logits.argmax(1) == labels).float().mean()

@@ -19,7 +19,7 @@ __all__ = ['ResidualBlock', 'class_targets', 'ResNet18', 'fit_resnet18']
 
 # %% ../nbs/08_resnet.ipynb #771a1500
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, each with batch normalisation, added to what came in: (n, `n_inputs`, h, w) to (n, `n_outputs`, h / `stride`, w / `stride`).
+    """Two 3 x 3 convolutions, each with batch normalisation, added to what came in: (n, `n_inputs`, h, w) to (n, `n_outputs`, h / `stride`, w / `stride`), rounded up.
 
     K. He and others, arXiv:1512.03385. Where size or channels change, a 1 x 1 convolution brings what came in to the same shape."""
     def __init__(self, n_inputs: int, n_outputs: int, stride: int = 1):
