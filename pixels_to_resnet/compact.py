@@ -110,10 +110,10 @@ class CompactBlock(nn.Module):
 def compact_head(head: Iterable[nn.Module], n_channels: int) -> nn.Sequential:
     """The linear layers and ReLUs of `head`, with batch normalisations folded; its first layer is given `n_channels` values, the only pixel of each channel.
 
-    Raises `ValueError` for a batch normalisation that no linear layer follows."""
+    Its other layers may only pool, flatten or drop out, and are left out. Raises `ValueError` for a batch normalisation that no linear layer follows."""
     layers, norm, first = [], None, True
     for layer in (*head, None):
-        if norm is not None and (layer is None or isinstance(layer, nn.ReLU)): raise ValueError("no linear layer follows a batch normalisation; give a head in which one does.")
+        if norm is not None and (layer is None or isinstance(layer, (nn.ReLU, nn.BatchNorm1d))): raise ValueError("no linear layer follows a batch normalisation; give a head in which one does.")
         if isinstance(layer, nn.BatchNorm1d): norm = layer
         elif isinstance(layer, nn.ReLU): layers.append(nn.ReLU())
         elif isinstance(layer, nn.Linear):

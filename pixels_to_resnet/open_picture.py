@@ -38,10 +38,10 @@ class Picture:
     remarks: tuple[str, ...] = ()
 
 # %% ../nbs/own_images/01_open_picture.ipynb #5a7fb430
-def one_line(name: object) -> str:
-    "`name` in one line of at most 200 characters, with escapes for what cannot be printed."
+def one_line(name: object, longest: int | None = 200) -> str:
+    "`name` in one line, with escapes for what cannot be printed, and without its middle if it has more than `longest` characters."
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
-    return text if len(text) <= 200 else f"{text[:97]}...{text[-100:]}"
+    return text if longest is None or len(text) <= longest else f"{text[: longest // 2 - 3]}...{text[-longest // 2 :]}"
 
 # %% ../nbs/own_images/01_open_picture.ipynb #a6214bfa
 def _refuse_irregular(mode: int, name: str) -> None:

@@ -123,8 +123,8 @@ def to_ink(image: Image.Image, paper: tuple[int, int, int] = (255, 255, 255)) ->
     """How much ink is in each pixel of `image`, any PIL picture: float64 (h, w), 0 paper, 1 full ink.
 
     At most 560 pixels high and wide, laid on `paper` where it is transparent. The border is paper,
-    the ink darker or lighter, whichever differs more. Uneven paper, noise and specks go;
-    a clean picture stays exactly as it is. All 0 if nothing differs from the paper."""
+    the ink darker or lighter, whichever differs more. Uneven paper, noise and specks go,
+    and pale ink becomes full; a clean black drawing stays as it is. All 0 if there is only paper."""
     rgb = _as_tensor(on_paper(image, paper))
     below = paper_colour(rgb)
     darker, lighter = ((sign * (below - rgb)).clamp(min=0).square().sum() for sign in (1, -1))

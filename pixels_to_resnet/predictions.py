@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # %% ../nbs/climb/05_predictions.ipynb #3dea5854
 def printable(text: object) -> str:
     "`text` in one line, with escapes for what a terminal would obey instead of show."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    from pixels_to_resnet.open_picture import one_line
+    return one_line(text, longest=None)
 
 # %% ../nbs/climb/05_predictions.ipynb #337646b8
 @dataclass(frozen=True)
@@ -90,20 +91,15 @@ def known(classes: Sequence[int]) -> str:
 
 def predictions_text(answers: dict[str, Any]) -> str:
     "What `predict_pictures` found, as lines: a row for each picture that was read, a column for each rung, the remarks, and how to read it."
+    from pixels_to_resnet.open_picture import one_line
     rungs, read = answers["rungs"], [p for p in answers["pictures"] if not p["error"]]
     head = [["picture", *(r["name"] for r in rungs)], ["knows", *(known(r["classes"]) for r in rungs)], ["accuracy", *(f"{r['accuracy']:.4f}" for r in rungs)]]
-    rows = [[_short(p["file"]), *(f"{a['answer']}  {a['score']:.2f}" for a in p["answers"])] for p in read]
+    rows = [[one_line(p["file"], 40), *(f"{a['answer']}  {a['score']:.2f}" for a in p["answers"])] for p in read]
     widths = [max(map(len, column)) for column in zip(*head, *rows)]
     lines = ["  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in head + rows]
-    remarks = [f"{_short(p['file'])}: {printable(remark)}" for p in read for remark in p["remarks"]]
+    remarks = [f"{one_line(p['file'], 40)}: {printable(remark)}" for p in read for remark in p["remarks"]]
     trained = " and ".join(sorted({r["data"] for r in rungs}))
     return "\n".join([f"Trained on {printable(trained)}; answer and score:", "", *lines, "", *remarks, ADVICE])
-
-# %% ../nbs/climb/05_predictions.ipynb #eb7ff89e
-def _short(name: str, longest: int = 40) -> str:
-    "`name` as it can be printed, without its middle if it is long."
-    text = printable(name)
-    return text if len(text) <= longest else f"{text[: longest // 2 - 3]}...{text[-longest // 2 :]}"
 
 # %% ../nbs/climb/05_predictions.ipynb #fa4655d8
 def predict_pictures(names: Sequence[str], folder: Path, rungs: Sequence[Rung], chosen: Sequence[str] | None = None) -> tuple[dict[str, Any], int]:
