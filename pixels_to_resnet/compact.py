@@ -110,7 +110,7 @@ class CompactBlock(nn.Module):
 def compact_head(head: Iterable[nn.Module], n_channels: int) -> nn.Sequential:
     """The linear layers and ReLUs of `head`, with batch normalisations folded; its first layer is given `n_channels` values, the only pixel of each channel.
 
-    Its other layers may only pool, flatten or drop out, and are left out. Raises `ValueError` for a batch normalisation that no linear layer follows."""
+    Its other layers may only pool, flatten or drop out, and are left out. Raises `ValueError` for others, and for a batch normalisation that no linear layer follows."""
     layers, norm, first = [], None, True
     for layer in (*head, None):
         if norm is not None and (layer is None or isinstance(layer, (nn.ReLU, nn.BatchNorm1d))): raise ValueError("no linear layer follows a batch normalisation; give a head in which one does.")
@@ -120,6 +120,8 @@ def compact_head(head: Iterable[nn.Module], n_channels: int) -> nn.Sequential:
             folded = layer if norm is None else fold_into_next(norm, layer)
             layers.append(sum_inputs(folded, n_channels if first else folded.in_features))
             norm, first = None, False
+        elif layer is not None and not any(word in type(layer).__name__ for word in ("Pool", "Flatten", "Dropout", "Identity")):
+            raise ValueError(f"a head with {type(layer).__name__} cannot be made compact; give linear layers, ReLUs, batch normalisations, pooling, flattening and dropout.")
     return nn.Sequential(*layers)
 
 # %% ../nbs/resnet/01_compact.ipynb #275281eb

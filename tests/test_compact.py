@@ -256,3 +256,10 @@ def test_a_stored_model_counts_its_bytes_and_the_given_one_stays(small: CompactR
     assert n_bytes(model.parameters()) * 2 == before and 0.25 < size / n_bytes(model.parameters()) < 0.27
     same, size = stored(model, lambda name, p: "float32")
     assert all(torch.equal(p, q) for p, q in zip(same.parameters(), model.parameters())) and size == n_bytes(model.parameters())
+
+
+def test_a_head_with_a_layer_that_nobody_here_knows_is_refused_by_name() -> None:
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)]
+    with pytest.raises(ValueError, match="a head with GELU cannot be made compact"):
+        compact_head(head, 4)
+    assert len(compact_head([layer for layer in head if not isinstance(layer, nn.GELU)], 4)) == 2
