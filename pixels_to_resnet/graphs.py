@@ -13,7 +13,21 @@ __all__ = ['Replayed']
 # %% ../nbs/engine/15_graphs.ipynb #49c4c1a2
 from .devices import Stopwatch
 
-# %% ../nbs/engine/15_graphs.ipynb #e3f5f9ed
+# %% ../nbs/engine/15_graphs.ipynb #f2fbdbf3
+def _recording(work: Callable[[], object], after: Callable[[], None], device: torch.device, n_warm: int) -> Callable[[], object]:
+    "What repeats `work` on `device`, a GPU. Before it is recorded, it is run `n_warm` times, with `after` after each."
+    with torch.cuda.device(device):
+        stream, graph, current = torch.cuda.Stream(), torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            for _ in range(n_warm):
+                work()
+                after()
+        current.wait_stream(stream)
+        with torch.cuda.graph(graph, stream=stream): work()
+    return graph.replay
+
+# %% ../nbs/engine/15_graphs.ipynb #ebb34831
 class Replayed:
     """`work`, as something to call: on a GPU a recording of it, which was made when this object was; elsewhere `work` itself.
 
@@ -21,24 +35,16 @@ class Replayed:
     can settle; `state()`, the tensors that it changes and reads, then get their values back. `seconds` is what recording took. `record` decides
     whether to record, default: on CUDA."""
     def __init__(self, work: Callable[[], object], device: torch.device, state: Callable[[], Iterable[torch.Tensor]], record: bool | None = None, n_warm: int = 3):
-        self.work, self.seconds = work, 0.0
+        self.work, self.repeat, self.seconds = work, work, 0.0
         if not (device.type == "cuda" if record is None else record): return
-        with Stopwatch(device) as watch: self.work = self._recording(work, state, n_warm).replay
+        with Stopwatch(device) as watch:
+            before = [(tensor, tensor.detach().clone()) for tensor in state()]
+            @torch.no_grad()
+            def put_back() -> None:
+                for tensor, value in before: tensor.copy_(value)
+            self.repeat = _recording(work, put_back, device, n_warm)
+            put_back()
         self.seconds = watch.seconds
     def __call__(self) -> None:
         "Does the work, or hands it to the GPU."
-        self.work()
-    def _recording(self, work: Callable[[], object], state: Callable[[], Iterable[torch.Tensor]], n_warm: int) -> torch.cuda.CUDAGraph:
-        before, stream, graph = [tensor.detach().clone() for tensor in state()], torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        def put_back() -> None:
-            with torch.no_grad():
-                for tensor, value in zip(state(), before): tensor.copy_(value)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(n_warm):
-                work()
-                put_back()
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph): work()
-        put_back()
-        return graph
+        self.repeat()

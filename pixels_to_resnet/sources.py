@@ -68,7 +68,9 @@ def _from_standin(say: Callable[[str], None]) -> Source:
         return {split: (tensors[f"{split}_images"].numpy(), tensors[f"{split}_labels"].numpy()) for split in IDX_FILES}
     return Source(STANDIN_NAME, "scikit-learn's digits, enlarged", str(STANDIN_VERSION), arrays=arrays)
 
-# %% ../nbs/engine/09_sources.ipynb #30f1792a
+# %% ../nbs/engine/09_sources.ipynb #d8c87bc7
+NO_FASTAI = "fastai is not installed"
+
 class _NoNetwork(Exception): "Not an `OSError`, so that it is not taken for a fault of the disk."
 
 def _reach(url: str, seconds: float = 5) -> None:
@@ -88,14 +90,15 @@ def _fetch(url: str, base: Path) -> Path:
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS): raise
         raise _NoNetwork(type(e).__name__) from e
 
-# %% ../nbs/engine/09_sources.ipynb #35814340
+# %% ../nbs/engine/09_sources.ipynb #696e235b
 def _download(layout: Layout, target: Path, say: Callable[[str], None]) -> None:
     "Fetches fastai's archive of `layout` with `untar_data` and moves what is in it to `target`."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from fastai.data.external import URLs
-    url = {"mnist_sample": URLs.MNIST_SAMPLE, "mnist_png": URLs.MNIST}[layout.name]
-    _reach(url)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from fastai.data.external import URLs
+    except ImportError: raise _NoNetwork(NO_FASTAI) from None
+    _reach(url := {"mnist_sample": URLs.MNIST_SAMPLE, "mnist_png": URLs.MNIST}[layout.name])
     def build(partial: Path) -> None:
         base = partial / ".download"
         fetched = _fetch(url, base)
@@ -112,7 +115,7 @@ def say_once(line: str) -> None:
     "Prints `line`, the first time that this process says it."
     print(line)
 
-# %% ../nbs/engine/09_sources.ipynb #52e34d45
+# %% ../nbs/engine/09_sources.ipynb #9dae5a9a
 def find_source(name: str, data: str = "auto", say: Callable[[str], None] = say_once) -> Source:
     """The first source that has the data set `name` ("mnist_sample" or "mnist_png").
 
@@ -127,7 +130,7 @@ def find_source(name: str, data: str = "auto", say: Callable[[str], None] = say_
         if found.note: say(found.note)
         return found
     if isinstance(found, Source): found = f"PIXELS_TO_RESNET_IDX names {found.dataset}"
-    if data == "mnist": raise DataError(f"MNIST was not found ({found}); connect to the network, or set PIXELS_TO_RESNET_IDX to a folder with the four IDX files.")
+    if data == "mnist": raise DataError(f"MNIST was not found ({found}); {'install fastai' if found.endswith(NO_FASTAI) else 'connect to the network'}, or set PIXELS_TO_RESNET_IDX to a folder with the four IDX files.")
     say(f"This is the stand-in, not MNIST ({found}): scikit-learn's small digits, enlarged and varied. Set PIXELS_TO_RESNET_IDX to a folder of IDX files to use MNIST.")
     return _from_standin(say)
 

@@ -5,35 +5,26 @@
 # %% ../nbs/engine/16_steps.ipynb #1c47612d
 from __future__ import annotations
 from collections.abc import Callable, Mapping
+from functools import partial
 import torch
 
 # %% auto #0
-__all__ = ['stream_of_orders', 'Steps', 'prime', 'remembered', 'set_rate']
+__all__ = ['stream_of_orders', 'Steps', 'remembered', 'prime', 'set_rate']
 
 # %% ../nbs/engine/16_steps.ipynb #dceaf6a6
 from .checkpoints import Checkpoint, train_in_turns
 from .graphs import Replayed
 from .processes import part, world_size
 
-# %% ../nbs/engine/16_steps.ipynb #e3ff0f36
+# %% ../nbs/engine/16_steps.ipynb #bac447c2
 def stream_of_orders(n: int, n_needed: int, seed: int) -> torch.Tensor:
     "Indices, int64 (`n_needed`,): permutations of 0 to `n` - 1, one after the other, the last one cut off. The same on every machine."
+    if n < 1: raise ValueError("there are no images; give at least one.")
     generator = torch.Generator().manual_seed(seed)
     return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-n_needed // n) or 1)])[:n_needed]
 
-# %% ../nbs/engine/16_steps.ipynb #d27872ea
-class Steps:
-    """`n_steps` training steps on batches of `images`, (n, ...), and `targets`, (n, ...), with a row of each of `tables`, (`n_steps`, ...), for each step.
-
-    `step(images, targets, row)` takes one; `row(name)` is that of the table `name`. With several processes, each one gets its part of the images of a batch.
-    `tensors()` gives, by name, all tensors that a step changes; `n_a_turn` steps make a turn, and on a GPU a recording."""
-    def __init__(self, images: torch.Tensor, targets: torch.Tensor, batch_size: int, n_steps: int, seed: int, tables: Mapping[str, torch.Tensor],
-                 step: Callable[[torch.Tensor, torch.Tensor, Callable[[str], torch.Tensor]], object], tensors: Callable[[], Mapping[str, torch.Tensor]], n_a_turn: int = 20):
-        self.images, self.targets, self.n_steps, self.step, self.tensors, self.n_a_turn = images, targets, n_steps, step, tensors, max(1, min(n_a_turn, n_steps))
-        self.many: Replayed | None = None
-        device = images.device
-        self.orders = stream_of_orders(len(images), n_steps * batch_size, seed).view(n_steps, batch_size)[:, part(batch_size)].to(device)
-        self.tables, self.at = {name: table.to(device) for name, table in tables.items()}, torch.zeros(1, dtype=torch.int64, device=device)
+# %% ../nbs/engine/16_steps.ipynb #810dcc15
+class _Table:
     def row(self, name: str) -> torch.Tensor:
         "The row of the table `name` for the step that is next."
         return self.tables[name].index_select(0, self.at).squeeze(0)
@@ -42,43 +33,67 @@ class Steps:
         rows = self.orders.index_select(0, self.at).squeeze(0)
         self.step(self.images.index_select(0, rows), self.targets.index_select(0, rows), self.row)
         self.at.add_(1)
+    def _take(self, n: int) -> None:
+        for _ in range(n): self.take()
     def state(self) -> dict[str, torch.Tensor]:
         "All that a step changes, by name."
         return {**self.tensors(), "at": self.at}
-    def _turn(self) -> None:
-        for _ in range(self.n_a_turn): self.take()
+
+# %% ../nbs/engine/16_steps.ipynb #5208b214
+class _Turns(_Table):
     def prepare(self) -> float:
-        "On a GPU, makes the recording of a turn, if there is none; the seconds that it took."
-        if self.many is None: self.many = Replayed(self._turn, self.images.device, lambda: self.state().values(), record=False if world_size() > 1 else None)
-        return self.many.seconds
+        "On a GPU, makes the recordings of a turn and of a shorter last one, if there are none; the seconds that it took."
+        if self.many is None:
+            at, record = self.at.clone(), self.record if world_size() == 1 else False
+            self.at.zero_()
+            turns = [partial(self._take, n) for n in (self.n_a_turn, self.n_steps % self.n_a_turn)]
+            self.many, self.rest = (Replayed(turn, self.images.device, lambda: self.state().values(), record if self.n_steps and turn.args[0] else False) for turn in turns)
+            self.at.copy_(at)
+        return self.many.seconds + self.rest.seconds
     def turn(self, number: int) -> None:
         "Turn `number`, from 0; the last one may have fewer steps than the others."
-        left = self.n_steps - number * self.n_a_turn
-        if left >= self.n_a_turn: self.many()
-        else:
-            for _ in range(left): self.take()
+        self.prepare()
+        (self.rest if self.n_steps - number * self.n_a_turn < self.n_a_turn else self.many)()
     def train(self, checkpoint: Checkpoint | None = None) -> None:
         "Takes all steps; with a `checkpoint` those that are not taken yet."
-        self.prepare()
         train_in_turns(-(-self.n_steps // self.n_a_turn), self.turn, self.state, checkpoint)
 
-# %% ../nbs/engine/16_steps.ipynb #877aaf41
-def prime(optimizer: torch.optim.Optimizer) -> None:
-    "Lets `optimizer` create what it remembers, zeros, without taking a step."
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    before = [p.detach().clone() for p in parameters]
-    for p in parameters: p.grad = torch.zeros_like(p)
-    optimizer.step()
-    with torch.no_grad():
-        for p, value in zip(parameters, before): p.copy_(value)
-        for tensor in remembered(optimizer).values(): tensor.zero_()
-    optimizer.zero_grad(set_to_none=True)
+# %% ../nbs/engine/16_steps.ipynb #a5dd53a5
+class Steps(_Turns):
+    """`n_steps` training steps on batches of `images`, (n, ...), and `targets`, (n, ...), with a row of each of `tables`, (`n_steps`, ...), for each step.
 
+    `step(images, targets, row)` takes one; `row(name)` is that of the table `name`. With several processes, each one gets its part of the images of a batch.
+    `tensors()` gives, by name, all tensors that a step changes; `n_a_turn` steps make a turn, and on a GPU a recording, unless `record` is false. Raises `ValueError` for sizes that do not fit."""
+    def __init__(self, images: torch.Tensor, targets: torch.Tensor, batch_size: int, n_steps: int, seed: int, tables: Mapping[str, torch.Tensor],
+                 step: Callable[[torch.Tensor, torch.Tensor, Callable[[str], torch.Tensor]], object], tensors: Callable[[], Mapping[str, torch.Tensor]], n_a_turn: int = 20, record: bool | None = None):
+        if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; give at least 1.")
+        if len(images) != len(targets): raise ValueError(f"{len(images):,} images and {len(targets):,} targets; give one target for each image.")
+        short = [name for name, table in tables.items() if len(table) != n_steps]
+        if short: raise ValueError(f"the table {short[0]!r} has {len(tables[short[0]]):,} rows; give {n_steps:,}, one for each step.")
+        self.images, self.targets, self.n_steps, self.step, self.tensors, self.n_a_turn = images, targets, n_steps, step, tensors, max(1, min(n_a_turn, n_steps))
+        self.many, self.rest, self.record = None, None, record
+        device = images.device
+        self.orders = stream_of_orders(len(images), n_steps * batch_size, seed).view(n_steps, batch_size)[:, part(batch_size)].to(device)
+        self.tables, self.at = {name: table.to(device) for name, table in tables.items()}, torch.zeros(1, dtype=torch.int64, device=device)
+
+# %% ../nbs/engine/16_steps.ipynb #5386c62a
 def remembered(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     "The tensors that `optimizer` keeps from step to step, by number of the parameter and name."
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {f"optimizer.{i}.{name}": tensor for i, p in enumerate(parameters) for name, tensor in optimizer.state[p].items() if isinstance(tensor, torch.Tensor)}
 
+@torch.no_grad()
+def prime(optimizer: torch.optim.Optimizer) -> None:
+    "Lets `optimizer`, such as AdamW or SGD with momentum, create what it remembers, zeros, without taking a step; gradients are `None` afterwards."
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [p.clone() for p in parameters]
+    for p in parameters: p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for p, value in zip(parameters, before): p.copy_(value)
+    for tensor in remembered(optimizer).values(): tensor.zero_()
+    optimizer.zero_grad(set_to_none=True)
+
+@torch.no_grad()
 def set_rate(optimizer: torch.optim.Optimizer, rate: torch.Tensor) -> None:
     "Copies `rate`, a scalar on the device, into the learning rate of `optimizer`, which is a tensor there; no word to the host."
     for group in optimizer.param_groups: group["lr"].copy_(rate)
