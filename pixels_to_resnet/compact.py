@@ -117,11 +117,9 @@ def compact_head(head: Iterable[nn.Module], n_channels: int) -> nn.Sequential:
         if isinstance(layer, nn.BatchNorm1d): norm = layer
         elif isinstance(layer, nn.ReLU): layers.append(nn.ReLU())
         elif isinstance(layer, nn.Linear):
-            folded = layer if norm is None else fold_into_next(norm, layer)
-            layers.append(sum_inputs(folded, n_channels if first else folded.in_features))
+            layers.append(sum_inputs(folded := layer if norm is None else fold_into_next(norm, layer), n_channels if first else folded.in_features))
             norm, first = None, False
-        elif layer is not None and not any(word in type(layer).__name__ for word in ("Pool", "Flatten", "Dropout", "Identity")):
-            raise ValueError(f"a head with {type(layer).__name__} cannot be made compact; give linear layers, ReLUs, batch normalisations, pooling, flattening and dropout.")
+        elif layer is not None and not any(word in type(layer).__name__ for word in ("Pool", "Flatten", "Dropout", "Identity")): raise ValueError(f"a head with {type(layer).__name__} cannot be made compact; give linear layers, ReLUs, batch normalisations, pooling, flattening and dropout.")
     return nn.Sequential(*layers)
 
 # %% ../nbs/resnet/01_compact.ipynb #275281eb

@@ -77,6 +77,7 @@ def test_the_report_says_what_it_was_made_from(climbed: tuple[subprocess.Complet
     assert data["is_mnist"] is (data_in_force == "mnist") and data["classes"] == [3, 7]
     assert set(report["versions"]) == {"pixels_to_resnet", "python", "torch", "numpy"}
     assert report["seed"] == 0 and report["device"]["type"] in ("cpu", "cuda", "mps")
+    assert (report["processes"], report["deterministic"], [rung["continued"] for rung in report["rungs"]]) == (1, False, [False] * 3)
     assert [rung["name"] for rung in report["rungs"]] == ["pixel_similarity", "linear", "mlp"]
     assert [rung["n_parameters"] for rung in report["rungs"]] == [2 * 784, 785, 785 * 30 + 31]
     assert all(rung["within_band"] is True and rung["seconds"]["fit"] > 0 and rung["images_per_second"] > 0 for rung in report["rungs"])
@@ -166,11 +167,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert "climb predict IMAGE..." in " ".join(climb.make_parser().format_help().split())
 
 
-def test_help_is_quick(capfd: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["predict"]):
-        command = [sys.executable, "-X", "importtime", "-m", "pixels_to_resnet.climb", *words, "--help"]
+def test_help_and_list_are_quick(capfd: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["predict", "--help"], ["--list"]):
+        command = [sys.executable, "-X", "importtime", "-m", "pixels_to_resnet.climb", *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0 and "usage: climb" in done.stdout
+        assert done.returncode == 0 and ("usage: climb" if "--help" in words else "pixel_similarity  ") in done.stdout
         imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if "|" in line}
         assert not imported & {"torch", "numpy", "PIL", "matplotlib", "fastai", "sklearn", "tqdm"}
 
@@ -369,3 +370,26 @@ def test_data_mnist_takes_nothing_else(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PIXELS_TO_RESNET_IDX", str(tmp_path))
     assert call(tmp_path, "--data", "mnist") == 2
     assert "MNIST was not found (PIXELS_TO_RESNET_IDX names unknown digits" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals work differently on Windows")
+def test_a_request_to_end_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """SIGTERM is what a build server sends when its time is up, and `torchrun` when another process has died."""
+    out = tmp_path / "out"
+    code = (
+        "import sys, time; from pixels_to_resnet import climb, runner\n"
+        "def slow(*a): print('drawing', flush=True); time.sleep(60)\n"
+        f"runner._picture = slow; sys.exit(climb.main(['--quiet', '--out', {str(out)!r}], climb.RUNGS[:1]))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "drawing\n"
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 143 and "interrupted" in said and "Traceback" not in said
+    assert not list(out.glob("*"))
+
+
+def test_a_signal_handler_of_the_caller_is_put_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    assert call(tmp_path, "--rungs", "resnet_9000") == 2 and call(tmp_path, "--rungs", "pixel_similarity") == 0
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

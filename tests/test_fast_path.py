@@ -5,15 +5,18 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from recording import CannotBeRecorded, recorded
+from test_graphs import recording_on_cpu
 from torch import nn
 from torch.nn import functional as F
 
 from bench import training
-from pixels_to_resnet import fast_path, fast_ten, linear, mlp, multiclass
+from pixels_to_resnet import fast_calls, fast_path, fast_ten, graphs, linear, mlp, multiclass, processes
 from pixels_to_resnet.batches import Batches
 from pixels_to_resnet.data import Digits, DigitSplits
 
@@ -101,16 +104,16 @@ def test_a_wrong_slope_is_noticed(wrong: Callable) -> None:
 
 
 def test_an_unscaled_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    descend = fast_path._descend
-    monkeypatch.setattr(fast_path, "_descend", lambda matrix, a, slope, size: descend(matrix, a, slope, size * len(a)))
+    descend = fast_calls._descend
+    monkeypatch.setattr(fast_calls, "_descend", lambda matrix, a, slope, size: descend(matrix, a, slope, size * len(a)))
     model, digits = a_model((784, 30, 1)), some_digits(64)
     expected = autograd(model, digits)
     assert furthest(stepped(model, digits), expected) > 0.1
 
 
 def test_a_forgotten_mask_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    backward = fast_path._backward
-    monkeypatch.setattr(fast_path, "_backward", lambda *a: [c for c in backward(*a) if getattr(getattr(c, "func", c), "__name__", "") != "mul_"])
+    backward = fast_path.backward_calls
+    monkeypatch.setattr(fast_path, "backward_calls", lambda *a: [c for c in backward(*a) if getattr(getattr(c, "func", c), "__name__", "") != "mul_"])
     model, digits = a_model((784, 30, 1)), some_digits(64)
     expected = autograd(model, digits)
     assert furthest(stepped(model, digits), expected) > 0.1
@@ -305,6 +308,159 @@ def test_a_gpu_gives_the_same_weights_for_ten_digits() -> None:
     assert max((a - b.cpu()).abs().max().item() for a, b in zip(on_cpu, on_gpu)) < 1e-9
 
 
+# ---- an epoch as a recording, without data, in shares
+
+
+def a_trainer(
+    digits: Digits, sizes: tuple[int, ...] = (784, 20, 1), make: type = fast_path.FastTrainer, batch_size: int = 64
+) -> fast_path.FastTrainer:
+    with linear.seeded(0):
+        layers = linear_layers(mlp.MLP(sizes, classes=range(max(2, sizes[-1]))).to(digits.images.device))
+    targets = F.one_hot(digits.labels, 10).float() if sizes[-1] == 10 else 1 - 2 * linear.binary_targets(digits.labels)
+    slope = fast_ten.cross_entropy_slope if sizes[-1] == 10 else fast_path.sigmoid_l1_slope
+    return make(layers, digits.images, targets, slope, 0.5, batch_size, 3)
+
+
+def weights_after(trainer: fast_path.FastTrainer, n_epochs: int) -> list[torch.Tensor]:
+    fast_path.train_fast(trainer, n_epochs)
+    return [p.detach() for layer in trainer.layers for p in layer.parameters()]
+
+
+@pytest.mark.parametrize("sizes", [(784, 1), (784, 20, 1), (784, 20, 10)])
+def test_a_recorded_epoch_gives_the_weights_of_the_calls(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = ten_kinds(200)
+    called, wanted = a_trainer(digits, sizes), weights_after(a_trainer(digits, sizes), 4)
+    monkeypatch.setattr(graphs, "_recording", recording_on_cpu)
+    monkeypatch.setattr(fast_path, "Replayed", lambda work, device, state, record, n_warm: graphs.Replayed(work, device, state, True))
+    trainer = a_trainer(digits, sizes)
+    assert all(torch.equal(a, b) for a, b in zip(weights_after(trainer, 4), wanted, strict=True))
+    assert trainer.replayed.repeat.__self__.operations and trainer.replayed.seconds > 0
+    weights_after(called, 1)
+    monkeypatch.setattr(fast_path.FastTrainer, "state", lambda self: {"x": self.matrices[0].new_zeros(1)})
+    assert not torch.equal(weights_after(a_trainer(digits, sizes), 1)[0], called.layers[0].weight), "a weight that the runs before have moved"
+
+
+@torch.no_grad()
+def test_an_epoch_asks_nothing_of_the_host_but_the_list_of_rare_ink_does() -> None:
+    digits = ten_kinds(200)
+    for sizes in ((784, 1), (784, 20, 1), (784, 20, 10)):
+        trainer = a_trainer(digits, sizes)
+        orders = trainer.orders(2)
+        recorded(partial(trainer.epoch, orders[1]))
+    split = a_trainer(digits, (784, 20, 10), fast_ten.SplitTrainer)
+    with pytest.raises(CannotBeRecorded):
+        recorded(lambda: split.epoch(split.orders(1)[0]))
+    assert not split.replayable and fast_path.FastTrainer.replayable
+
+
+@torch.no_grad()
+def test_a_learning_rate_that_python_changes_is_frozen_by_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = a_trainer(ten_kinds(64), (784, 1))
+    trainer.shuffle(trainer.orders(1)[0])
+    before = trainer.matrices[0].clone()
+    recording = recorded(trainer.take_steps)
+    step = trainer.matrices[0] - before
+    trainer.matrices[0].copy_(before)
+    trainer.learning_rate = 5.0
+    recording.replay()
+    assert torch.equal(trainer.matrices[0] - before, step) and step.any()
+
+
+@pytest.mark.parametrize("sizes", [(784, 1), (784, 20, 1), (784, 20, 10)])
+@torch.no_grad()
+def test_an_epoch_runs_without_data(sizes: tuple[int, ...]) -> None:
+    """On the device meta every operation checks shapes and types, and whatever asks for a number fails."""
+    images, inked = torch.empty(200, 28, 28, dtype=torch.uint8, device="meta"), torch.arange(100, 500)
+    layers = linear_layers(mlp.MLP(sizes, classes=range(max(2, sizes[-1]))).to("meta"))
+    slope = fast_ten.cross_entropy_slope if sizes[-1] == 10 else fast_path.sigmoid_l1_slope
+    trainer = fast_path.FastTrainer(layers, images, torch.empty(200, sizes[-1], device="meta"), slope, 0.5, 64, 3, inked)
+    assert len(trainer.calls) > 4 * len(sizes) and trainer.orders(2).device.type == "meta"
+    fast_path.train_fast(trainer, 2)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        fast_path.FastTrainer(layers, images, torch.empty(200, sizes[-1], device="meta"), slope, 0.5)
+
+
+def test_orders_are_those_of_batches_whatever_is_asked_for_at_once() -> None:
+    digits = some_digits(700)
+    batches, at_once, singly = Batches(torch.arange(700, dtype=torch.uint8).view(-1, 1, 1), torch.arange(700), 256, shuffle=True, seed=3), *(
+        a_trainer(digits) for _ in range(2)
+    )  # fmt: skip
+    orders = at_once.orders(3)
+    assert orders.dtype == torch.int32
+    for order in orders:
+        assert order.tolist() == batches.permuted()[1].tolist() == singly.orders(1)[0].tolist()
+
+
+def as_one_of(size: int, mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretends to be one of several processes."""
+    monkeypatch.setattr(processes, "rank", lambda: mine)
+    for module in (processes, fast_path, fast_ten):
+        monkeypatch.setattr(module, "world_size", lambda: size)
+
+
+@pytest.mark.parametrize("n, batch_size, size", [(200, 64, 2), (201, 64, 3), (65, 64, 2), (5, 2, 3), (7, 100, 4)])
+def test_the_shares_of_an_order_do_not_overlap_and_make_the_batches(n: int, batch_size: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = some_digits(n)
+    whole, shares = a_trainer(digits, batch_size=batch_size).orders(2), []
+    for mine in range(size):
+        as_one_of(size, mine, monkeypatch)
+        trainer = a_trainer(digits, batch_size=batch_size)
+        widths = [len(p[processes.part(len(p))]) for p in torch.arange(n).split(batch_size)]
+        shares.append([order.split(widths) for order in trainer.orders(2)])
+        assert len(trainer.permuted[0]) == sum(widths) and trainer.sizes == [len(p) for p in torch.arange(n).split(batch_size)]
+    for order, parts in zip(whole, zip(*shares)):
+        for batch, found in zip(order.split(batch_size), zip(*parts), strict=True):
+            assert torch.equal(torch.cat(found), batch)
+
+
+@pytest.mark.parametrize("sizes", [(784, 1), (784, 20, 1), (784, 17, 30, 10)])
+@torch.no_grad()
+def test_the_gradients_of_the_shares_add_up(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processes in turn, each up to the message: the sum of what they would send is the step of a single one."""
+    digits, sent = ten_kinds(62), []
+    alone = a_trainer(digits, sizes)
+    before = [m.clone() for m in alone.matrices]
+    alone.epoch(alone.orders(1)[0])
+    monkeypatch.setattr(fast_calls, "add_up", lambda sums: sent.append(sums.clone()))
+    for mine in range(3):
+        as_one_of(3, mine, monkeypatch)
+        trainer = a_trainer(digits, sizes)
+        trainer.epoch(trainer.orders(1)[0])
+    total = sum(sent).split([m.numel() for m in before])
+    for i, (matrix, was, gradient) in enumerate(zip(alone.matrices, before, total)):
+        assert torch.allclose(was - matrix, gradient.view(matrix.shape) * 0.5 / 62 / (1 if i else 255**2), atol=1e-6)
+    with pytest.raises(ValueError, match="SplitTrainer is for a single process; use FastTrainer"):
+        a_trainer(digits, sizes, fast_ten.SplitTrainer)
+
+
+def test_several_processes_and_gpus_do_not_use_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits, made = ten_kinds(50), []
+    monkeypatch.setattr(fast_ten, "FastTrainer", lambda *how: made.append("dense") or fast_path.FastTrainer(*how))
+    monkeypatch.setattr(fast_ten, "SplitTrainer", lambda *how: made.append("list") or fast_path.FastTrainer(*how))
+    fast_ten.fit_multiclass(digits, 1, sizes=(784, 10))
+    monkeypatch.setattr(fast_ten, "world_size", lambda: 2)
+    fast_ten.fit_multiclass(digits, 1, sizes=(784, 10))
+    assert made == ["list", "dense"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("sizes", [(784, 1), (784, 20, 1), (784, 20, 10)])
+def test_on_a_gpu_a_recorded_epoch_gives_the_weights_of_the_calls(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = ten_kinds(700).to("cuda")
+    wanted = weights_after(a_trainer(digits, sizes), 4)
+    trainer = a_trainer(digits, sizes)
+    monkeypatch.setattr(trainer, "replayable", False)
+    for a, b in zip(weights_after(trainer, 4), wanted):
+        assert torch.allclose(a, b, atol=1e-5)
+    orders = trainer.orders(1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.no_grad():
+            trainer.epoch(orders[0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 # ---- bench/training.py
 
 
@@ -329,7 +485,7 @@ def test_the_measurement_runs_and_writes_its_three_files(
     assert capsys.readouterr().out == page and "Digits: some digits" in page
     assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
     assert {r["model"] for r in report["rows"]} == {"linear", "MLP", "ten digits"} and len(report["rows"]) == 30
-    assert [g["name"] for g in report["goals"]] == ["C1", "C2", "C3", "C4", "C4 floor", "C7"]
+    assert [g["name"] for g in report["goals"]] == list(training.GOALS)
     assert all(r["median"] > 0 and r["way"] in page for r in report["rows"])
 
 

@@ -13,8 +13,10 @@ from torch import nn
 from bench import resnet as bench
 from pixels_to_resnet import fast_resnet, resnet
 from pixels_to_resnet.batches import Batches
+from pixels_to_resnet.checkpoints import Checkpoint
+from pixels_to_resnet.compact import live_taps
 from pixels_to_resnet.data import Digits
-from pixels_to_resnet.fast_resnet import LiveConv2d, LiveResNet18, fit_resnet18, live_taps, store_weights, training_dtype, window
+from pixels_to_resnet.fast_resnet import LiveConv2d, LiveResNet18, ResNet18Trainer, fit_resnet18, store_weights, training_dtype, window
 from pixels_to_resnet.learner import Learner
 from pixels_to_resnet.linear import seeded
 from pixels_to_resnet.multiclass import cross_entropy
@@ -61,8 +63,9 @@ def test_windows_and_live_taps_are_what_the_convolution_uses(size: int, stride: 
         assert used.nonzero().flatten().tolist() == list(range(taps.start, taps.stop))
         assert pixels.stop - pixels.start == taps.stop - taps.start and 0 <= pixels.start < pixels.stop <= size
     alive = torch.autograd.grad(out.sum(), kernel)[0][0, 0].nonzero().flatten().tolist()
-    found = live_taps(size, stride, n_taps)
-    assert alive == list(range(found.start, found.stop))
+    assert alive == list(live_taps(size, n_taps, stride, n_taps // 2))
+    live = LiveConv2d(nn.Conv2d(1, 1, n_taps, stride, n_taps // 2, bias=False), size).live
+    assert alive == list(range(live.start, live.stop))
 
 
 @pytest.mark.parametrize("widest", [0, 1, 2, 7])
@@ -171,21 +174,49 @@ def test_it_learns_three_classes_and_names_them() -> None:
     assert torch.equal(predict(LiveResNet18(model).eval(), valid), predict(model, valid))
 
 
-def test_the_number_of_epochs_depends_on_the_number_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(Learner, "fit", lambda self, n: asked.append(n))
-    for classes in ((3, 7), tuple(range(10))):
-        fit_resnet18(some_digits(20, classes))
-    fit_resnet18(some_digits(20), epochs=5)
-    assert asked == [1, 3, 5]
+TWO, TEN = (3, 7), tuple(range(10))
+STEPS = [(20, TWO, None, 128, 1), (20, TEN, None, 128, 3), (20, TWO, 5, 128, 5), (20, TWO, 2, 8, 5), (17, TWO, 1, 8, 3), (3, TWO, 1.5, 2, 3)]
 
 
-def test_a_last_batch_of_one_image_is_avoided_and_too_few_are_refused() -> None:
-    assert fit_resnet18(some_digits(17), epochs=1, batch_size=8).classes == (3, 7)
-    assert fit_resnet18(some_digits(3), epochs=1, batch_size=2).classes == (3, 7)
+@pytest.mark.parametrize("n, classes, epochs, batch_size, n_steps", STEPS)
+def test_batches_are_full_and_their_number_depends_on_epochs_and_classes(
+    n: int, classes: tuple[int, ...], epochs: float | None, batch_size: int, n_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of one image, which has no variance, never occurs."""
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(ResNet18Trainer, "step", lambda self, images, targets, row: seen.append(targets))
+    digits = some_digits(n, classes)
+    fit_resnet18(digits, epochs, batch_size=batch_size)
+    assert [len(targets) for targets in seen] == [min(n, batch_size)] * n_steps
+    assert torch.equal(torch.cat(seen)[:n].sort().values, resnet.class_targets(digits.labels, classes).sort().values), "a pass shows every image once"
+
+
+def test_too_few_images_are_refused() -> None:
+    assert fit_resnet18(some_digits(2), epochs=1).classes == (3, 7)
     for n, batch_size in ((1, 8), (20, 1), (20, 0)):
         with pytest.raises(ValueError, match="at least 2 of each"):
             fit_resnet18(some_digits(n), epochs=1, batch_size=batch_size)
+
+
+def test_a_saved_run_goes_on_and_a_finished_one_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits, file, steps = some_digits(40), tmp_path / "checkpoint", ResNet18Trainer.step
+    whole = fit_resnet18(digits, 6, batch_size=10)
+    taken: list[int] = []
+
+    def interrupted(self: ResNet18Trainer, *batch: object) -> torch.Tensor:
+        if len(taken) == 21:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return steps(self, *batch)
+
+    monkeypatch.setattr(ResNet18Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_resnet18(digits, 6, batch_size=10, checkpoint=Checkpoint(file, {"run": "1"}, seconds=0))
+    monkeypatch.setattr(ResNet18Trainer, "step", lambda self, *batch: taken.append(1) or steps(self, *batch))
+    for n in (21 + 4, 21 + 4):
+        resumed = fit_resnet18(digits, 6, batch_size=10, checkpoint=Checkpoint(file, {"run": "1"}, seconds=0))
+        assert len(taken) == n
+        assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
 
 
 def test_divergence_and_other_sizes_get_a_sentence() -> None:

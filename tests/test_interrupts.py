@@ -1,6 +1,6 @@
 """Stopped at any moment, by two at once, or by a full disk: the data set is absent or complete, and nothing else is lost.
 
-`python -m tools.kills --kills 100` is the long version of the first test.
+`python -m tools.kills --kills 100` is the long version of the first test, with `--climb` of the last.
 """
 from __future__ import annotations
 
@@ -18,7 +18,19 @@ from pixels_to_resnet.idx import DataError, idx_bytes
 from pixels_to_resnet.pictures import write_png_folder
 from pixels_to_resnet.safe_files import publish_folder, write_beside
 from tools.course import ROOT
-from tools.kills import LATER, Campaign, campaign, expected_pictures, lost, strike, summary, wait_for_orphans, wrong_pictures
+from tools.kills import (
+    LATER,
+    Campaign,
+    ClimbCampaign,
+    campaign,
+    climb_summary,
+    expected_pictures,
+    lost,
+    strike,
+    summary,
+    wait_for_orphans,
+    wrong_pictures,
+)
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the signals and process groups of POSIX")
 
@@ -147,3 +159,22 @@ def test_a_disk_that_is_full_half_way(tmp_path: Path) -> None:
         assert {p.name for p in tmp_path.iterdir()} - {"digits.lock"} == {"other"}
     publish_folder(tmp_path / "digits", write)
     assert len(list((tmp_path / "digits" / "3").iterdir())) == 600
+
+
+def kill_until(fight: ClimbCampaign, n_kills: int, phase: str) -> None:
+    """So many kills in `phase`; a process that ends before it is hit does not count."""
+    for _ in range(5 * n_kills):
+        if fight.report.kills < n_kills:
+            fight.life(phase=phase, times=3)
+    assert fight.report.kills == n_kills
+
+
+def test_a_killed_climb_ends_with_the_same_weights_and_a_forgetful_checkpoint_is_noticed(tmp_path: Path) -> None:
+    fight = ClimbCampaign(tmp_path, ["--data", "standin", "--rungs", "linear", "mlp", "--epochs", "60"], seconds=0)
+    kill_until(fight, 2, "writing a checkpoint")
+    fight.life()
+    assert fight.report.faults == [] and fight.report.lives, climb_summary(fight.report)
+    fight.broken = True
+    kill_until(fight, 3, "writing a checkpoint")
+    fight.life()
+    assert any("has other weights" in fault for fault in fight.report.faults), climb_summary(fight.report)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,11 @@ from torch import nn
 
 from bench import ninety_nine
 from pixels_to_resnet import small_net
+from pixels_to_resnet.checkpoints import Checkpoint
 from pixels_to_resnet.data import Digits, DigitSplits
 from pixels_to_resnet.linear import seeded
 from pixels_to_resnet.pixel_similarity import predict
+from pixels_to_resnet.schedules import one_cycle
 from pixels_to_resnet.small_net import Recipe, SmallNet, SmallNetTrainer, fit_small_net, orthogonalised, shifted_logits
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
@@ -74,64 +76,100 @@ def test_no_epoch_gives_the_first_weights() -> None:
     assert same(fit_small_net(some_digits(50), 0, seed=3), first)
 
 
-RUNS = [(600, 1, 256, 2), (600, 0.5, 100, 3), (600, 2, 256, 4), (5, 2, 256, 2), (512, 1.5, 256, 3)]
+RUNS = [(600, 1, 256, 3), (600, 0.5, 100, 3), (600, 2, 256, 5), (5, 2, 256, 2), (512, 1.5, 256, 3), (10, 0.7, 2, 4)]
 
 
 @pytest.mark.parametrize("n, epochs, batch_size, n_steps", RUNS)
 def test_the_number_of_steps_and_what_they_get(n: int, epochs: float, batch_size: int, n_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    got: list[tuple[int, int]] = []
-    monkeypatch.setattr(SmallNetTrainer, "step", lambda self, step, images, targets, down, right: got.append((step, len(images))))
+    got: list[int] = []
+    monkeypatch.setattr(SmallNetTrainer, "step", lambda self, images, targets, row: got.append(len(images)))
     fit_small_net(some_digits(n), epochs, recipe=Recipe(batch_size=batch_size), dtype=FLOAT)
-    assert got == [(i, min(n, batch_size)) for i in range(n_steps)]
+    assert got == [min(n, batch_size)] * n_steps
 
 
 def test_each_pass_shows_every_image_once_in_a_new_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    digits, seen = some_digits(512), []
-    monkeypatch.setattr(SmallNetTrainer, "step", lambda self, step, images, targets, down, right: seen.append(images))
+    digits, seen = some_digits(500), []
+    monkeypatch.setattr(SmallNetTrainer, "step", lambda self, images, targets, row: seen.append(images))
     fit_small_net(digits, 2, dtype=FLOAT)
-    passes = [torch.cat(seen[:2]), torch.cat(seen[2:])]
+    passes = torch.cat(seen)[:1000].split(500)
     everything = sorted(map(bytes, digits.images.flatten(1).numpy()))
     assert all(sorted(map(bytes, p.flatten(1).numpy())) == everything for p in passes) and not torch.equal(*passes)
 
 
 @pytest.mark.parametrize("reach", [0, 1, 2])
 def test_shifts_stay_within_reach_and_use_all_of_it(reach: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[tuple[int, int]] = set()
-    monkeypatch.setattr(SmallNetTrainer, "step", lambda self, step, images, targets, down, right: seen.add((down, right)))
-    fit_small_net(some_digits(4), 400, recipe=Recipe(batch_size=2, reach=reach), dtype=FLOAT)
-    assert seen == {(2 + a, 2 + b) for a in range(-reach, reach + 1) for b in range(-reach, reach + 1)}
+    seen: list[torch.Tensor] = []
+    real = SmallNet.through_window
+    monkeypatch.setattr(SmallNet, "through_window", lambda self, x: seen.append(x[0]) or real(self, x))
+    digits = some_digits(4)
+    digits = Digits(digits.images[:1].expand(4, -1, -1).contiguous(), digits.labels)
+    trainer = SmallNetTrainer(digits.images, digits.labels, Recipe(epochs=100, batch_size=2, reach=reach), dtype=FLOAT)
+    trainer.steps.train()
+    cuts = {(down, right): digits.images[0, down : down + 24, right : right + 24] / 255 for down in range(5) for right in range(5)}
+    found = {next(corner for corner, cut in cuts.items() if torch.equal(cut, x)) for x in seen}
+    assert found == {(2 + a, 2 + b) for a in range(-reach, reach + 1) for b in range(-reach, reach + 1)}
+
+
+def one_step(recipe: Recipe, digits: Digits) -> tuple[SmallNet, SmallNetTrainer, dict[str, torch.Tensor]]:
+    """The network before, the trainer after the second of ten steps, and the order of its images and its rates."""
+    recipe = replace(recipe, epochs=10, batch_size=len(digits))
+    trainer = SmallNetTrainer(digits.images, digits.labels, recipe, 0, FLOAT, layout=torch.contiguous_format)
+    with seeded(0):
+        before = SmallNet()
+    assert same(before, trainer.model) and trainer.steps.n_steps == 10
+    trainer.steps.at.fill_(1)
+    trainer.model.train()
+    trainer.steps.take()
+    return before, trainer, {"order": trainer.steps.orders[1], "rates": trainer.steps.tables["rates"][1]}
+
+
+def test_rates_are_those_of_one_cycle() -> None:
+    digits = some_digits(64)
+    rates = one_step(Recipe(learning_rate=0.5, matrix_learning_rate=2.0), digits)[2]["rates"]
+    assert rates.tolist() == pytest.approx([one_cycle(1, 10, 0.02, 0.5, 0.0), one_cycle(1, 10, 0.08, 2.0, 0.0)])
 
 
 def test_a_step_without_muon_is_a_step_of_adamw() -> None:
     digits, recipe = some_digits(64), Recipe(orthogonal=False, label_smoothing=0.0)
-    with seeded(0):
-        ours = SmallNet()
-    with seeded(0):
-        plain = SmallNet()
-    trainer = SmallNetTrainer(ours, recipe, 10)
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=small_net._rate(4, 10, recipe.learning_rate), betas=(0.9, 0.99))
-    trainer.step(4, digits.images, digits.labels)
-    nn.functional.cross_entropy(plain(digits.floats()), digits.labels).backward()
+    plain, trainer, how = one_step(recipe, digits)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=how["rates"][0].item(), betas=(0.9, 0.99))
+    nn.functional.cross_entropy(plain(digits.floats()[how["order"]]), digits.labels[how["order"]]).backward()
     optimizer.step()
-    assert max((a - b).abs().max().item() for a, b in zip(ours.parameters(), plain.parameters())) < 1e-5
+    assert max((a - b).abs().max().item() for a, b in zip(trainer.model.parameters(), plain.parameters())) < 1e-5
 
 
 def test_a_step_moves_matrices_as_pytorchs_muon_does() -> None:
     """PyTorch's computes in bfloat16, so the steps agree in direction, to a few percent."""
-    digits, recipe = some_digits(64), Recipe(momentum=0.9, n_iterations=5)
-    with seeded(0):
-        model = SmallNet()
+    model, trainer, how = one_step(Recipe(momentum=0.9, n_iterations=5), some_digits(64))
     before = [p.detach().clone() for p in (model.conv1.weight, model.conv2.weight, model.fc1.weight)]
     copies = [nn.Parameter(b.flatten(1).clone()) for b in before]
-    trainer = SmallNetTrainer(model, recipe, 10)
-    theirs = torch.optim.Muon(copies, lr=small_net._rate(4, 10, recipe.matrix_learning_rate), momentum=0.9, weight_decay=0, ns_steps=5)
-    trainer.step(4, digits.images, digits.labels)
+    theirs = torch.optim.Muon(copies, lr=how["rates"][1].item(), momentum=0.9, weight_decay=0, ns_steps=5)
     for copy, matrix in zip(copies, trainer.matrices):
         copy.grad = matrix.grad.flatten(1).clone()
     theirs.step()
     for copy, matrix, was in zip(copies, trainer.matrices, before):
         ours, wanted = (matrix.detach() - was).flatten(), (copy.detach() - was.flatten(1)).flatten()
         assert (ours - wanted).norm() < 0.2 * wanted.norm()
+
+
+def test_a_saved_run_goes_on_and_a_finished_one_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits, file, steps, taken = some_digits(100), tmp_path / "checkpoint", SmallNetTrainer.step, []
+    how = {"epochs": 10, "recipe": Recipe(batch_size=20, reach=2), "dtype": FLOAT}
+    whole = fit_small_net(digits, **how)
+
+    def interrupted(self: SmallNetTrainer, *batch: object) -> torch.Tensor:
+        if len(taken) == 41:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return steps(self, *batch)
+
+    monkeypatch.setattr(SmallNetTrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_small_net(digits, **how, checkpoint=Checkpoint(file, {"run": "1"}, seconds=0))
+    monkeypatch.setattr(SmallNetTrainer, "step", lambda self, *batch: taken.append(1) or steps(self, *batch))
+    for n in (41 + 10, 41 + 10):
+        assert same(fit_small_net(digits, **how, checkpoint=Checkpoint(file, {"run": "1"}, seconds=0)), whole)
+        assert len(taken) == n
 
 
 @pytest.mark.parametrize("shape", [(16, 36), (36, 16), (1, 5), (5, 1), (8, 8)])
@@ -156,40 +194,10 @@ def test_16_bits_learn_as_well_and_leave_32_bit_weights() -> None:
     assert share(model, digits) > 0.9 and all(p.dtype == torch.float32 for p in model.parameters())
 
 
-def test_the_faster_type_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_net.training_dtype.cache_clear()
-    real, calls = SmallNetTrainer.step, []
-    monkeypatch.setattr(SmallNetTrainer, "step", lambda self, *a: calls.append(self.dtype) or real(self, *a))
-    found = [small_net.training_dtype(torch.device("cpu")) for _ in range(2)]
-    assert found[0] == found[1] and found[0] in (FLOAT, torch.bfloat16) and len(calls) == 10
-    assert small_net.training_dtype(torch.device("meta")) == FLOAT
-    small_net.training_dtype.cache_clear()
-
-
-def test_the_type_that_is_slower_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Watch:
-        seconds = 1.0
-
-        def __init__(self, device: torch.device) -> None: ...
-        def __enter__(self) -> Watch:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-    small_net.training_dtype.cache_clear()
-    monkeypatch.setattr(small_net, "Stopwatch", Watch)
-    assert small_net.training_dtype(torch.device("cpu")) == FLOAT
-    small_net.training_dtype.cache_clear()
-
-
-def test_a_step_never_asks_the_device_for_a_number() -> None:
-    """On the device "meta" there are no numbers: whoever asks for one gets an error."""
-    trainer = SmallNetTrainer(SmallNet().to("meta"), Recipe(), 10)
-    images = torch.empty(8, 28, 28, dtype=torch.uint8, device="meta")
-    loss = trainer.step(0, images, torch.empty(8, dtype=torch.int64, device="meta"))
-    assert loss.device.type == "meta" and loss.shape == () and not loss.requires_grad
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        loss.item()
+def test_the_width_is_that_of_the_recipe() -> None:
+    for width in (3, 16):
+        model = fit_small_net(some_digits(20), 0, recipe=Recipe(width=width))
+        assert (model.conv1.out_channels, model.conv2.out_channels, model.fc1.in_features) == (width, 2 * width, 32 * width)
 
 
 def test_a_window_that_lies_elsewhere_is_a_shifted_image() -> None:
@@ -210,7 +218,14 @@ def test_answers_over_windows_are_the_mean_of_the_probabilities() -> None:
     assert torch.equal(shifted_logits(model, digits.images, 0).argmax(1), model(digits.floats()).argmax(1))
 
 
-NONSENSE = [({"epochs": -1}, "0 or more"), ({"epochs": float("nan")}, "0 or more"), ({"batch_size": 1}, "at least 2"), ({"reach": 3}, "0, 1 or 2")]
+NONSENSE = [
+    ({"epochs": -1}, "0 or more"),
+    ({"epochs": float("nan")}, "0 or more"),
+    ({"batch_size": 1}, "at least 2"),
+    ({"reach": 3}, "0, 1 or 2"),
+    ({"shifts": 3}, "0, 1 or 2"),
+    ({"width": 0}, "at least 1 filter"),
+]
 
 
 @pytest.mark.parametrize("recipe, match", NONSENSE)
@@ -224,7 +239,7 @@ def test_settings_that_make_no_sense_get_a_sentence(recipe: dict, match: str) ->
 
 
 def test_a_learning_rate_that_explodes_is_noticed() -> None:
-    with pytest.raises(FloatingPointError, match="smaller learning rates"):
+    with pytest.raises(FloatingPointError, match="smaller learning rate"):
         fit_small_net(some_digits(600), 3, recipe=Recipe(learning_rate=1e30, matrix_learning_rate=1e30), dtype=FLOAT)
 
 
@@ -250,7 +265,7 @@ def test_the_measurement_runs_and_writes_its_three_files(splits: DigitSplits, tm
     page = (tmp_path / "ninety_nine.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out == page and "Digits: some digits" in page
     assert (tmp_path / "ninety_nine.png").read_bytes().startswith(b"\x89PNG")
-    assert [len(r["accuracies"]) for r in report["rows"]] == [2, 2, 2] and all(r["median"] > 0 and r["way"] in page for r in report["rows"])
+    assert [len(r["accuracies"]) for r in report["rows"]] == [2, 2, 2, 2] and all(r["median"] > 0 and r["way"] in page for r in report["rows"])
     assert len(report["steps"]) == 7 and report["floor"] > 0
     assert report["goals"][0]["name"] == "C6" and report["goals"][0]["reached"] == "missed", "a hundred digits after two steps are not 99 % right"
 
@@ -293,9 +308,9 @@ def test_the_operations_are_those_that_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     recipe, digits = Recipe(epochs=1.0, batch_size=64), some_digits(64)
-    trainer = SmallNetTrainer(SmallNet(), recipe, 1)
+    trainer = SmallNetTrainer(digits.images, digits.labels, recipe, dtype=FLOAT)
     with FlopCounterMode(display=False) as counter:
-        trainer.step(0, digits.images, digits.labels)
+        trainer.steps.take()
     assert ninety_nine.operations(recipe, 64) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
@@ -303,13 +318,12 @@ def test_the_operations_are_those_that_torch_counts() -> None:
 def test_the_recipe_is_the_one_that_was_chosen() -> None:
     report = json.loads((BENCH / "ninety_nine_choice.json").read_text(encoding="utf-8"))
     recipes: dict[str, dict] = {r["way"]: r["recipe"] for r in report["rows"]}
-    assert recipes[report["chosen"]] == asdict(small_net.TO_99)
+    assert Recipe(**recipes[report["chosen"]]) == small_net.TO_99
 
 
 @pytest.mark.skipif(not (BENCH / "ninety_nine.json").exists(), reason="the measurement has not been saved")
 def test_the_saved_measurement_is_of_this_recipe_and_reaches_the_goal() -> None:
     report = json.loads((BENCH / "ninety_nine.json").read_text(encoding="utf-8"))
     ours = next(r for r in report["rows"] if r["way"] == ninety_nine.OURS)
-    assert report["recipe"] == asdict(small_net.TO_99) and (report["n_train"], report["n_valid"]) == (60_000, 10_000)
+    assert Recipe(**report["recipe"]) == small_net.TO_99 and (report["n_train"], report["n_valid"]) == (60_000, 10_000)
     assert len(ours["accuracies"]) >= 10 and ours["mean"] >= ninety_nine.WANTED and ours["times_faster"] >= ninety_nine.GOAL
-    assert replace(small_net.TO_99) == small_net.TO_99

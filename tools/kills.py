@@ -4,6 +4,9 @@ A child process writes a data set, decodes one, or makes the stand-in, in a home
 with SIGKILL, alone or with all its workers, at a random moment of the usual duration. After each kill: the result is absent or
 complete, pixel by pixel; nothing half-made has a final name; what was there before is there still, byte for byte. The leftovers of
 one kill are what the next run finds. At the end one run is left in peace: it must succeed and leave nothing behind.
+
+`python -m tools.kills --climb --kills 50 --rungs linear mlp multiclass resnet18` kills `climb --resume` instead, again and again until
+it ends, as many climbs as it takes. Each must end with the weights, byte for byte, of a climb that nobody disturbed.
 """
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -426,6 +430,207 @@ def summary(report: Report) -> str:
     ])  # fmt: skip
 
 
+# ---- a climb that goes on
+
+
+def _announce_inside(file: int, module: Any, function: str, phase: str, stack: list[str]) -> None:
+    """Have `module.function` write `phase` to the open file when it begins, and the phase around it when it ends."""
+    inner = getattr(module, function)
+
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        stack.append(phase)
+        os.write(file, f"{phase}\n".encode())
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            stack.pop()
+            os.write(file, f"{stack[-1]}\n".encode())
+
+    setattr(module, function, outer)
+
+
+def _forgetful(save: Callable[..., None]) -> Callable[..., None]:
+    """What a checkpoint must not do: leave out what the optimizer remembers, or where it remembers nothing, the last turn."""
+
+    def spoiled(self: Any, state: dict[str, Any], n_done: int) -> None:
+        remembered = any(name.startswith("optimizer") for name in state)
+        kept = {name: t.new_zeros(t.shape) if name.startswith("optimizer") else t for name, t in state.items()}
+        save(self, kept, n_done if remembered or n_done < 2 else n_done - 1)
+
+    return spoiled
+
+
+def climb_child(phases: str, seconds: str, broken: str, words: list[str]) -> int:
+    """The command `climb` with `words`, which writes to the file `phases` what it does, and a checkpoint every `seconds`."""
+    file = os.open(phases, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    from pixels_to_resnet import checkpoints, climb, data, results, resume, runner
+
+    resume.SECONDS, stack = float(seconds), ["the rest"]
+    if broken:
+        checkpoints.Checkpoint.save = _forgetful(checkpoints.Checkpoint.save)
+    _announce_inside(file, data, "load_digits", "finding digits", stack)
+    _announce_inside(file, runner, "_fitted", "training", stack)
+    _announce_inside(file, checkpoints.Checkpoint, "save", "writing a checkpoint", stack)
+    _announce_inside(file, checkpoints.Checkpoint, "restore", "reading a checkpoint", stack)
+    _announce_inside(file, runner, "_answers", "answering", stack)
+    _announce_inside(file, runner, "_picture", "drawing", stack)
+    _announce_inside(file, results, "save_climb", "writing the results", stack)
+    _announce_inside(file, resume, "forget", "removing checkpoints", stack)
+    os.write(file, b"the rest\n")
+    return climb.main(words)
+
+
+def weights_in(out: Path) -> dict[str, bytes]:
+    """The bytes of every tensor in the files of weights in `out`."""
+    from safetensors import safe_open
+
+    found = {}
+    for path in sorted((out / "weights").glob("*.safetensors")):
+        with safe_open(path, framework="np") as f:
+            found |= {f"{path.stem} {name}": f.get_tensor(name).tobytes() for name in f.keys()}
+    return found
+
+
+@dataclass
+class ClimbReport:
+    """What the kills of climbs found; `lives` are the processes that each climb took, `startup` the usual seconds before training."""
+
+    kills: int = 0
+    faults: list[str] = field(default_factory=list)
+    phases: Counter[str] = field(default_factory=Counter)
+    lives: list[int] = field(default_factory=list)
+    startup: float = 0.0
+    usual: float = 0.0
+
+
+AT_THE_END = ("answering", "drawing", "writing the results", "removing checkpoints")
+
+
+class ClimbCampaign:
+    """Kills of `climb --resume` with `words`. `work` is an empty folder; a checkpoint is written every `seconds`."""
+
+    def __init__(self, work: Path, words: list[str], seconds: float = 0.5, broken: bool = False) -> None:
+        self.work, self.words, self.seconds, self.broken = work, words, seconds, broken
+        self.phases, self.report, self.n_lives = work / "phases.txt", ClimbReport(), 0
+        self.reference = work / "reference"
+        begun = time.monotonic()
+        process = self.start(self.reference, resume=False)
+        while "training" not in self.so_far() and process.poll() is None:
+            time.sleep(0.01)
+        self.report.startup = time.monotonic() - begun
+        if process.wait():
+            raise RuntimeError(f"the climb that nobody disturbed ended with status {process.returncode}")
+        self.report.usual, self.expected = time.monotonic() - begun, weights_in(self.reference)
+        self.accuracy = self.accuracies(self.reference)
+        self.begin()
+
+    def begin(self) -> None:
+        """An empty folder for the next climb."""
+        self.out, self.n_lives = self.work / f"climb{len(self.report.lives)}", 0
+
+    def start(self, out: Path, resume: bool = True) -> subprocess.Popen[bytes]:
+        """A process that climbs into `out`."""
+        self.phases.write_text("importing\n", encoding="utf-8")
+        words = [*self.words, "--quiet", "--device", "cpu", "--out", str(out), *(["--resume"] if resume else [])]
+        broken = "broken" if self.broken and resume else ""
+        command = [sys.executable, "-m", "tools.kills", "--climb-child", str(self.phases), str(self.seconds), broken, *words]
+        with open(self.work / "said.txt", "ab") as said:
+            return subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+
+    def so_far(self) -> list[str]:
+        """What the process has written that it did, as far as the lines are complete."""
+        return self.phases.read_text(encoding="utf-8").split("\n")[:-1]
+
+    def accuracies(self, out: Path) -> dict[str, float]:
+        """The accuracy of each rung in the report."""
+        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        return {rung["name"]: rung["accuracy"] for rung in report["rungs"]}
+
+    def life(self, delay: float = float("inf"), phase: str = "", times: int = 1) -> str | None:
+        """One process, killed after `delay` seconds or when it has come to `phase` for so many `times`; where it was hit, None if it ended."""
+        process, begun = self.start(self.out), time.monotonic()
+        self.n_lives += 1
+        while process.poll() is None and time.monotonic() - begun < delay and not (phase and self.so_far().count(phase) >= times):
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.kill()
+        status = process.wait()
+        if status == 0:
+            self.end()
+            return None
+        hit = self.so_far()[-1]
+        if status != -getattr(signal, "SIGKILL", 9) and os.name != "nt":
+            self.report.faults.append(f"a process that was not killed ended with status {status}")
+            return None
+        self.report.kills += 1
+        self.report.phases[hit] += 1
+        self.look(hit)
+        return hit
+
+    def look(self, hit: str) -> None:
+        """After a kill: report and weights are absent or complete."""
+        from pixels_to_resnet.idx import DataError
+        from pixels_to_resnet.manifest import MANIFEST, read_manifest
+
+        try:
+            if (self.out / "report.json").exists():
+                self.accuracies(self.out)
+            if (self.out / "weights" / MANIFEST).exists():
+                read_manifest(self.out / "weights")
+        except (ValueError, DataError) as e:
+            self.report.faults.append(f"kill {self.report.kills} ({hit}): {e}")
+
+    def end(self) -> None:
+        """After the last life: the weights of the climb that nobody disturbed, its accuracies, and no checkpoint."""
+        found, name = weights_in(self.out), f"climb {len(self.report.lives) + 1} ({self.n_lives} lives)"
+        other = sorted(key for key in found.keys() | self.expected.keys() if found.get(key) != self.expected.get(key))
+        if other:
+            self.report.faults.append(f"{name} has other weights: {len(other)} tensors, among them {other[0]}")
+        if self.accuracies(self.out) != self.accuracy:
+            self.report.faults.append(f"{name} has other accuracies")
+        if (self.out / "checkpoint").exists():
+            self.report.faults.append(f"{name} has left its checkpoints")
+        self.report.lives.append(self.n_lives)
+        self.begin()
+
+
+def climb_campaign(
+    kills: int, work: Path, words: list[str], seed: int = 0, say: Callable[[str], None] = lambda line: None, **options: Any
+) -> ClimbReport:
+    """`kills` kills of as many climbs as it takes; the last one is then left in peace.
+
+    Most hit at random moments of the training, some before it, and some while a checkpoint or the results are written, for which they lie in wait.
+    """
+    rng, fight = random.Random(seed), ClimbCampaign(work, words, **options)
+    startup, training = fight.report.startup, fight.report.usual - fight.report.startup
+    say(f"in peace: {fight.report.usual:.1f} s, {startup:.1f} s of them before training")
+    while fight.report.kills < kills and len(fight.report.faults) < 10:
+        moment = rng.random()
+        if moment < 0.15:
+            hit = fight.life(rng.uniform(0, startup))
+        elif moment < 0.7:
+            hit = fight.life(startup + rng.uniform(0, max(2.0, 0.15 * training)))
+        elif moment < 0.85:
+            hit = fight.life(phase="writing a checkpoint", times=rng.randint(1, 3))
+        else:
+            hit = fight.life(phase=rng.choice(AT_THE_END))
+        if hit and fight.report.kills % 10 == 0:
+            say(f"{fight.report.kills} of {kills} kills, {len(fight.report.lives)} climbs ended, {len(fight.report.faults)} faults")
+    if fight.n_lives:
+        fight.life()
+    return fight.report
+
+
+def climb_summary(report: ClimbReport) -> str:
+    """The figures of a report, as Markdown."""
+    rows = [f"| {phase} | {n} |" for phase, n in report.phases.most_common()]
+    return "\n".join([
+        "| killed while | times |", "|---|---|", *rows, "",
+        f"{report.kills} kills of {len(report.lives)} climbs, which took {', '.join(map(str, report.lives))} processes. "
+        f"In peace a climb takes {report.usual:.1f} s. Faults: {len(report.faults)}.", *report.faults,
+    ])  # fmt: skip
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.kills", description="Kill the library at random moments and look at what is left.")
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="how many times (default: 100)")
@@ -434,12 +639,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", choices=("auto", "mnist", "standin"), default="standin", help="which digits (default: standin)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random moments (default: 0)")
     parser.add_argument("--broken", action="store_true", help="build under the final name, to see that this is noticed")
+    parser.add_argument("--climb", action="store_true", help="kill climb --resume, and compare its weights with those of a climb in peace")
+    parser.add_argument("--rungs", nargs="+", default=["linear", "mlp"], metavar="RUNG", help="which rungs climb (default: linear mlp)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="for how many epochs (default: each rung's own)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="between two checkpoints (default: 0.5)")
     parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["--climb-child"]:
+        return climb_child(*words[1:4], words[4:])
+    args = parser.parse_args(words)
     if args.child:
         *names, broken = args.child
         child(*names, broken=bool(broken))
         return 0
+    if args.climb:
+        words = ["--data", args.data, "--rungs", *args.rungs, *(["--epochs", str(args.epochs)] if args.epochs else [])]
+        with tempfile.TemporaryDirectory(prefix="kills") as work:
+            tell = partial(print, flush=True)
+            found = climb_campaign(args.kills, Path(work), words, args.seed, tell, seconds=args.seconds, broken=args.broken)
+        print(climb_summary(found))
+        return 1 if found.faults else 0
     with tempfile.TemporaryDirectory(prefix="kills") as work:
         options = {"name": args.name, "data": args.data, "broken": args.broken}
         report = campaign(args.scene, args.kills, Path(work), args.seed, lambda line: print(line, flush=True), **options)
