@@ -27,7 +27,7 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={
-        "console_scripts": [f"climb={lib}.climb:main"],
+        "console_scripts": [f"climb={lib}.climb:main", f"speedrun={lib}.speedrun:main"],
         "nbdev": [f"{lib}={lib}._modidx:d"],
     },
     zip_safe=False,

@@ -284,7 +284,7 @@ def test_archive_and_wheel_hold_what_they_should(tmp_path: Path) -> None:
     assert {f"{info}/licenses/LICENSE", f"{info}/licenses/LICENSE-prose.md"} <= set(names)
     entries = ConfigParser(delimiters=["="])
     entries.read_string(entry_points)
-    assert dict(entries["console_scripts"]) == {"climb": f"{cfg['lib_name']}.climb:main"}
+    assert dict(entries["console_scripts"]) == {name: f"{cfg['lib_name']}.{name}:main" for name in ("climb", "speedrun")}
     assert dict(entries["nbdev"]) == {cfg["lib_name"]: f"{cfg['lib_name']}._modidx:d"}
     facts = message_from_string(metadata)
     assert (facts["Version"], facts["Requires-Python"]) == (cfg["version"], f">={cfg['min_python']}")

@@ -16,8 +16,8 @@ from tools.course import ROOT, notebooks, script, settings
 PAGES = ("README.md", "CONTRIBUTING.md")
 BLOCK = re.compile(r"^ *```+ *(?:sh|bash|shell|console|zsh)\b[^\n]*\n(.*?)^ *```+ *$", re.S | re.M)
 INLINE = re.compile(r"`((?:make |climb\b|python -m |nbdev_)[^`\n]*)`")
-EVERYWHERE = set("cd git gh source . export set sudo apt-get apt brew winget dnf mkdir ls cat diff timeout test".split())
-INSTALLED = {"pip", "pytest", "jupyter", "jupyter-lab", "ruff", "codespell", "check-jsonschema"}
+EVERYWHERE = set("cd git gh source . export set sudo apt-get apt brew winget dnf mkdir ls cat diff timeout test podman docker".split())
+INSTALLED = {"pip", "pytest", "jupyter", "jupyter-lab", "ruff", "codespell", "check-jsonschema", "torchrun"}
 PYTHON = re.compile(r"(?:.*[/\\])?(?:python3?(?:\.\d+)?|py)(?:\.exe)?$")
 
 
