@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.common import machine, publish
+from bench.common import HERE, machine, publish
 from pixels_to_resnet import fast_path, fast_ten
 from pixels_to_resnet.batches import Batches
 from pixels_to_resnet.data import Digits, DigitSplits, load_digits
@@ -28,7 +28,6 @@ from pixels_to_resnet.mlp import MLP
 from pixels_to_resnet.multiclass import he_start
 from pixels_to_resnet.pixel_similarity import predict
 
-HERE = Path(__file__).resolve().parent
 STANDARD, SMALL, MULTI = "linear, standard normal start", "linear, small start", "784-30-1"
 
 
