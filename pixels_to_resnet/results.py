@@ -37,10 +37,10 @@ def try_folder(out: Path, names: Sequence[str] = (), resume: bool = False, junit
         for folder in (weights, checkpoint):
             with suppress(OSError): folder.rmdir()
         files = [out / "report.json", out / "scoreboard.png", weights / "manifest.json", *(weights / f"{name}.safetensors" for name in names)]
-        taken = next((p for p in [*files, *([junit] if junit else [])] if p.is_dir()), None)
+        taken = next((p for p in [*files, *([junit] if junit else [])] if p.exists() and not p.is_file()), None)
         left = not resume and checkpoint.is_dir() and any(checkpoint.glob("*.safetensors"))
     except OSError as e: raise ClimbError(f"{e.filename or out} cannot be used for the report ({e.strerror}); choose another folder with {'--junit' if junit and str(junit.parent) in str(e.filename) else '--out'}.") from e
-    if taken: raise ClimbError(f"{taken} is a folder; move it away, or choose another place for the report with {'--junit' if taken == junit else '--out'}.")
+    if taken: raise ClimbError(f"{taken} is {'a folder' if taken.is_dir() else 'a device or a pipe'}; move it away, or choose another place for the report with {'--junit' if taken == junit else '--out'}.")
     if left: tell(f"{checkpoint} holds what an interrupted climb had reached; --resume goes on from it, and without it this climb begins anew and leaves it there.")
 
 # %% ../nbs/climb/13_results.ipynb #28ef19a1

@@ -54,9 +54,11 @@ def _sweep(path: Path) -> None:
 def write_beside(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`, for the caller to write; renames it to `path` when the block ends well.
 
-    If the block raises, the temporary file is removed and whatever stood at `path` stays. An error of the file system about `path` becomes a `DataError`; others pass through."""
+    If the block raises, the temporary file is removed and whatever stood at `path` stays. An error of the file system about `path` becomes a `DataError`; others pass through.
+    So does a `path` that is a folder, a device or a pipe: renaming would put a file in its place."""
     path = Path(path)
     try:
+        if path.exists() and not path.is_file(): raise DataError(f"{path} is {'a folder' if path.is_dir() else 'a device or a pipe'}, not a file; choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
         os.close(handle)

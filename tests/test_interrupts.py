@@ -16,6 +16,8 @@ import pytest
 
 from pixels_to_resnet.idx import DataError, idx_bytes
 from pixels_to_resnet.pictures import write_png_folder
+from pixels_to_resnet.results import try_folder
+from pixels_to_resnet.rungs import ClimbError
 from pixels_to_resnet.safe_files import publish_folder, write_beside
 from tools.course import ROOT
 from tools.kills import (
@@ -178,3 +180,16 @@ def test_a_killed_climb_ends_with_the_same_weights_and_a_forgetful_checkpoint_is
     kill_until(fight, 3, "writing a checkpoint")
     fight.life()
     assert any("has other weights" in fault for fault in fight.report.faults), climb_summary(fight.report)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_or_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """Somebody who may do everything would otherwise turn /dev/stdout into a file by asking for a report there."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, kind in (("pipe", "a device or a pipe"), ("folder", "a folder")):
+        with pytest.raises(DataError, match=f"{name} is {kind}, not a file; choose another name"), write_beside(tmp_path / name):
+            pytest.fail("it was written")
+    assert (tmp_path / "pipe").is_fifo() and {p.name for p in tmp_path.iterdir()} == {"pipe", "folder"}
+    with pytest.raises(ClimbError, match="pipe is a device or a pipe; move it away, or choose another place for the report with --junit"):
+        try_folder(tmp_path / "out", junit=tmp_path / "pipe")
