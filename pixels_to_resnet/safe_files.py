@@ -43,6 +43,11 @@ def _umask() -> int:
     return mask
 
 # %% ../nbs/engine/02_safe_files.ipynb #1e9ee735
+def _place(path: str | Path) -> Path:
+    "`path`, where a file may be put. Raises `DataError` for a folder, a device or a pipe: renaming would put a file in its place."
+    if os.path.exists(path) and not os.path.isfile(path): raise DataError(f"{path} is {'a folder' if os.path.isdir(path) else 'a device or a pipe'}, not a file; choose another name.")
+    return Path(path)
+
 def _sweep(path: Path) -> None:
     "Removes what killed processes left beside `path`, once it is a day old: nobody takes that long to write one file."
     for leftover in path.parent.glob(f".{path.name}.partial-*"):
@@ -54,11 +59,9 @@ def _sweep(path: Path) -> None:
 def write_beside(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`, for the caller to write; renames it to `path` when the block ends well.
 
-    If the block raises, the temporary file is removed and whatever stood at `path` stays. An error of the file system about `path` becomes a `DataError`; others pass through.
-    So does a `path` that is a folder, a device or a pipe: renaming would put a file in its place."""
-    path = Path(path)
+    If the block raises, the temporary file is removed and whatever stood at `path` stays. An error of the file system about `path` becomes a `DataError`; others pass through."""
+    path = _place(path)
     try:
-        if path.exists() and not path.is_file(): raise DataError(f"{path} is {'a folder' if path.is_dir() else 'a device or a pipe'}, not a file; choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
         os.close(handle)
