@@ -40,6 +40,7 @@ from pixels_to_resnet.multiclass import he_start
 from pixels_to_resnet.pixel_similarity import predict
 from pixels_to_resnet.resnet import class_targets
 from pixels_to_resnet.small_net import Recipe, SmallNetTrainer, shifted_logits
+from pixels_to_resnet.trials import seconds_of
 
 GOALS = {
     "G1": ("99 % of the test digits, seconds", 0.05, 0.015, 0.99),
@@ -75,17 +76,7 @@ SIZES = {False: Sizes(), True: Sizes(1, 1, 1, 2**16, 128, 20, 120)}
 
 def clock(device: torch.device, work: Callable[[], Any]) -> float:
     """Seconds that `device` takes for `work`: between two events on a GPU, by a stopwatch elsewhere."""
-    if device.type != "cuda":
-        with Stopwatch(device) as watch:
-            work()
-        return watch.seconds
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    work()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1000
+    return seconds_of(device, work)[0]
 
 
 @contextmanager

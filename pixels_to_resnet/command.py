@@ -13,7 +13,7 @@ import sys
 import threading
 
 # %% auto #0
-__all__ = ['make_parser', 'make_predict_parser', 'command']
+__all__ = ['whole_number', 'SafeParser', 'digits_source', 'make_parser', 'make_predict_parser', 'command']
 
 # %% ../nbs/climb/14_command.ipynb #fbc1d3dd
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ from .rungs import ClimbError, Rung, choose_rungs
 from .several import EndedElsewhere, end_together, first_before_others, is_first, n_processes
 
 # %% ../nbs/climb/14_command.ipynb #7eaa5122
-def _whole(low: int, high: int) -> Callable[[str], int]:
+def whole_number(low: int, high: int) -> Callable[[str], int]:
     "A type for argparse: a whole number from `low` to `high`."
     def whole(text: str) -> int:
         if text.isdecimal() and low <= int(text) <= high: return int(text)
@@ -36,13 +36,16 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return whole
 
 # %% ../nbs/climb/14_command.ipynb #f1bf49e2
-class _Parser(argparse.ArgumentParser):
+class SafeParser(argparse.ArgumentParser):
     "One whose complaints are safe to print, whatever words they repeat; of several processes, one prints them."
-    def error(self, message: str) -> Any: raise SystemExit(end_together(2, f"{self.format_usage()}{self.prog}: error: {printable(message)}"))
+    def error(self, message: str) -> Any:
+        "Prints the usage and `message`, and raises `SystemExit` with status 2."
+        raise SystemExit(end_together(2, f"{self.format_usage()}{self.prog}: error: {printable(message)}"))
     def print_help(self, file: Any = None) -> None:
+        "Prints the help to `file`, default standard output."
         if is_first(): super().print_help(file)
 
-def _data(text: str) -> str:
+def digits_source(text: str) -> str:
     "A type for argparse: a word for a source of digits, or a folder."
     if text in ("auto", "mnist", "standin") or text and os.path.isdir(text): return text
     raise argparse.ArgumentTypeError(f"{text!r} is none of auto, mnist and standin, and no folder either")
@@ -59,14 +62,14 @@ def _add_ways(parser: argparse.ArgumentParser) -> None:
 def make_parser() -> argparse.ArgumentParser:
     "The command line of `climb`."
     more = "climb predict IMAGE... shows pictures of your own to every rung that has climbed; climb predict --help tells more."
-    parser = _Parser(prog="climb", description="Run the rungs of the ladder on real digits and print the scoreboard.", epilog=more)
+    parser = SafeParser(prog="climb", description="Run the rungs of the ladder on real digits and print the scoreboard.", epilog=more)
     add = parser.add_argument
     add("--list", action="store_true", help="list the rungs and stop")
     add("--rungs", nargs="+", metavar="RUNG", help="run only these (default: all)")
-    add("--data", type=_data, default="auto", metavar="DATA", help="which digits: auto, mnist, standin, or a folder of four IDX files with ten classes of 28x28 images (default: auto, the stand-in if there is no MNIST)")
+    add("--data", type=digits_source, default="auto", metavar="DATA", help="which digits: auto, mnist, standin, or a folder of four IDX files with ten classes of 28x28 images (default: auto, the stand-in if there is no MNIST)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (default: auto)")
-    add("--epochs", type=_whole(1, 10**6), metavar="N", help="passes over the training digits (default: each rung's own)")
-    add("--seed", type=_whole(0, 2**32 - 1), default=0, metavar="N", help="seed of all random numbers (default: 0)")
+    add("--epochs", type=whole_number(1, 10**6), metavar="N", help="passes over the training digits (default: each rung's own)")
+    add("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help="seed of all random numbers (default: 0)")
     add("--out", type=Path, default=Path("climb_out"), metavar="DIR", help="where report.json, scoreboard.png and weights go (default: climb_out)")
     add("--json", action="store_true", help="print the report as JSON, and nothing else, on standard output")
     add("--check", action="store_true", help="exit with 1 if an accuracy is outside its band, or has none")
@@ -77,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
 # %% ../nbs/climb/14_command.ipynb #11a99308
 def make_predict_parser() -> argparse.ArgumentParser:
     "The command line of `climb predict`."
-    parser = _Parser(prog="climb predict", description="Show pictures of handwritten digits to every rung that has climbed, and print what each says.")
+    parser = SafeParser(prog="climb predict", description="Show pictures of handwritten digits to every rung that has climbed, and print what each says.")
     add = parser.add_argument
     add("pictures", nargs="+", metavar="IMAGE", help="a picture with one digit: PNG, JPEG, WebP and others")
     add("--weights", type=Path, default=Path("climb_out/weights"), metavar="DIR", help="where climb has left its weights (default: climb_out/weights)")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __all__ = ['TARGETS', 'speedrun_text', 'make_parser', 'main']
 
 # %% ../nbs/climb/16_speedrun.ipynb #a759061f
+from .command import SafeParser, digits_source, whole_number
 from .devices import DeviceError, choose_device, describe_device, ran_out_of_memory, versions
 from .predictions import printable
 from .rungs import ClimbError
@@ -79,29 +80,14 @@ def speedrun_text(report: Mapping[str, Any]) -> str:
     asked = [] if data["is_mnist"] else [f"The accuracies that are wanted hold for MNIST; of {data['name']} nothing is asked."]
     return "\n".join([head, "", *_table(right), "", *_table(long), "", f"Before the clock: digits to the device in {report['data_to_device_seconds']:.3f} s", *apart, *asked])
 
-# %% ../nbs/climb/16_speedrun.ipynb #f48119a8
-class _Parser(argparse.ArgumentParser):
-    "One whose complaints are safe to print, whatever words they repeat."
-    def error(self, message: str) -> Any: super().error(printable(message))
-
-def _digits(text: str) -> str:
-    "A type for argparse: a word for a source of digits, or a folder."
-    if text in ("auto", "mnist", "standin") or text and os.path.isdir(text): return text
-    raise argparse.ArgumentTypeError(f"{text!r} is none of auto, mnist and standin, and no folder either")
-
-def _seeds(text: str) -> int:
-    "A type for argparse: a number of runs."
-    if text.isdecimal() and 1 <= int(text) <= 1000: return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1000")
-
 # %% ../nbs/climb/16_speedrun.ipynb #1d79889e
 def make_parser() -> argparse.ArgumentParser:
     "The command line of `speedrun`."
-    parser = _Parser(prog="speedrun", description="Measure how long it takes from digits on a device to weights that are right about 99 and 99.5 % of MNIST's test digits.")
+    parser = SafeParser(prog="speedrun", description="Measure how long it takes from digits on a device to weights that are right about 99 and 99.5 % of MNIST's test digits.")
     add = parser.add_argument
     add("--target", choices=("99", "99.5", "all"), default="all", help="how many per cent (default: all, one after the other)")
-    add("--seeds", type=_seeds, default=10, metavar="N", help="how many runs from scratch, with seeds from 0 (default: 10)")
-    add("--data", type=_digits, default="auto", metavar="DATA", help="which digits: auto, mnist, standin, or a folder of four IDX files (default: auto, the stand-in if there is no MNIST)")
+    add("--seeds", type=whole_number(1, 1000), default=10, metavar="N", help="how many runs from scratch, with seeds from 0 (default: 10)")
+    add("--data", type=digits_source, default="auto", metavar="DATA", help="which digits: auto, mnist, standin, or a folder of four IDX files (default: auto, the stand-in if there is no MNIST)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (default: auto)")
     add("--out", type=Path, default=Path("climb_out"), metavar="DIR", help="where speedrun.json goes (default: climb_out)")
     add("--json", action="store_true", help="print the report as JSON, and nothing else, on standard output")
